@@ -1,0 +1,103 @@
+"""Every error that a caller of spikedata can meet.
+
+SpikedataError
+├── ManifestError (ValueError)          a manifest is missing, malformed or contradicts itself
+├── FetchError (OSError)                an asset could not be brought here
+│   └── HashMismatchError               its bytes are not the pinned ones
+├── HarmonizeError (ValueError)         a file cannot be turned into a recording
+│   └── CheckFailedError                a harmonised recording breaks an invariant
+├── StoreError (OSError)                the store cannot be read or written
+│   ├── FormatVersionError              written by a newer spikedata
+│   ├── IntegrityError                  bytes differ from those that were written
+│   └── RecordingNotFoundError          no such recording in this store
+├── IntervalError (ValueError)          an interval or interval set is malformed
+└── SamplingError (ValueError)          windows cannot be drawn as asked
+
+A message says where, what was expected, what was found, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckFailedError",
+    "FetchError",
+    "FormatVersionError",
+    "HarmonizeError",
+    "HashMismatchError",
+    "IntegrityError",
+    "IntervalError",
+    "ManifestError",
+    "RecordingNotFoundError",
+    "SamplingError",
+    "SpikedataError",
+    "StoreError",
+    "did_you_mean",
+]
+
+
+class SpikedataError(Exception):
+    """Base of all errors raised on purpose by spikedata."""
+
+
+class ManifestError(SpikedataError, ValueError):
+    """A manifest is missing, malformed or contradicts itself."""
+
+
+class FetchError(SpikedataError, OSError):
+    """An asset could not be brought to this machine."""
+
+
+class HashMismatchError(FetchError):
+    """The bytes of an asset are not the pinned ones."""
+
+
+class HarmonizeError(SpikedataError, ValueError):
+    """A file cannot be turned into a recording."""
+
+
+class CheckFailedError(HarmonizeError):
+    """A harmonised recording breaks an invariant."""
+
+
+class StoreError(SpikedataError, OSError):
+    """The store cannot be read or written."""
+
+
+class FormatVersionError(StoreError):
+    """A recording was written by a newer spikedata."""
+
+
+class IntegrityError(StoreError):
+    """The bytes of a recording differ from those that were written."""
+
+
+class RecordingNotFoundError(StoreError):
+    """The store holds no recording of that name."""
+
+
+class IntervalError(SpikedataError, ValueError):
+    """An interval or an interval set is malformed."""
+
+
+class SamplingError(SpikedataError, ValueError):
+    """Windows cannot be drawn as asked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a clause that helps with a mistyped name, or lists what there is.
+
+    Examples
+    --------
+    >>> did_you_mean("sampel", ["sample", "nhp7"])
+    "did you mean 'sample'?"
+    >>> did_you_mean("x", ["sample", "nhp7"])
+    'there are: nhp7, sample'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"there are: {', '.join(names)}" if names else "there are none"
