@@ -1,0 +1,1 @@
+"""A compact POYO that trains on spikedata windows, adapts and is evaluated."""
