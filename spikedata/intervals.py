@@ -127,7 +127,9 @@ class IntervalSet:
             np.array_equal(self.start, other.start)
             and np.array_equal(self.end, other.end)
             and self.columns.keys() == other.columns.keys()
-            and all(np.array_equal(self.columns[name], other.columns[name]) for name in self.columns)
+            and all(
+                np.array_equal(self.columns[name], other.columns[name]) for name in self.columns
+            )
         )
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, and arrays cannot be hashed

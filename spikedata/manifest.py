@@ -1,4 +1,4 @@
-"""Manifests: which assets make up a dataset, their hashes, and how to harmonise them. No network."""
+"""Manifests: which assets make up a dataset, their hashes, how to harmonise them. No network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def _inner_path(text: str) -> str:
     path = PurePosixPath(text)
     unsafe = path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text
     if unsafe or not text.isprintable() or not path.name:
-        raise ValueError("must be a relative path that stays inside its folder, with / between parts")
+        raise ValueError(
+            "must be a relative path that stays inside its folder, with / between parts"
+        )
     return str(path)
 
 
@@ -283,7 +285,9 @@ def _manifest_folders() -> list[Path]:
     """Return where the manifests of this installation lie: in the wheel, or beside the sources."""
     package = Path(__file__).resolve().parent
     return [
-        folder for folder in (package / "manifests", package.parent / "manifests") if folder.is_dir()
+        folder
+        for folder in (package / "manifests", package.parent / "manifests")
+        if folder.is_dir()
     ]
 
 

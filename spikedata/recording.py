@@ -28,14 +28,15 @@ class Series:
     columns : tuple of str, length C
         Name of each channel.
     time : ndarray, shape (T,), float64, optional
-        Time of each sample in seconds, strictly increasing.
+        Time of each sample in seconds, strictly increasing (`spikedata.checks` proves it once,
+        at ingest: a mapped series is not read through to open it).
     start, rate : float, optional
         Time of the first sample (s) and samples per second (Hz), when `time` is not given.
 
     Raises
     ------
     IntervalError
-        If the times are not strictly increasing and finite, or shapes disagree.
+        If shapes disagree, or not exactly one of `time` and `rate` is given.
     """
 
     values: np.ndarray
@@ -59,11 +60,6 @@ class Series:
             if self.time.shape != (len(self.values),):
                 raise IntervalError(
                     f"A series of {len(self.values)} samples has times of shape {self.time.shape}."
-                )
-            if not (np.isfinite(self.time).all() and np.all(np.diff(self.time) > 0)):
-                raise IntervalError(
-                    "The times of a series must be finite and strictly increasing: "
-                    "drop repeated or backward samples first."
                 )
 
     def __len__(self) -> int:
