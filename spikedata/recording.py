@@ -56,11 +56,10 @@ class Series:
             raise IntervalError("A series needs either `time` or `rate`, not both or neither.")
         if self.rate is not None and not (np.isfinite(self.rate) and self.rate > 0):
             raise IntervalError(f"A series needs a rate above 0 Hz, found {self.rate}.")
-        if self.time is not None:
-            if self.time.shape != (len(self.values),):
-                raise IntervalError(
-                    f"A series of {len(self.values)} samples has times of shape {self.time.shape}."
-                )
+        if self.time is not None and self.time.shape != (len(self.values),):
+            raise IntervalError(
+                f"A series of {len(self.values)} samples has times of shape {self.time.shape}."
+            )
 
     def __len__(self) -> int:
         return len(self.values)

@@ -1,0 +1,420 @@
+"""Windows of spikes and behaviour from split intervals, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from spikedata.errors import IntervalError, SamplingError, did_you_mean
+from spikedata.intervals import IntervalSet, window_bounds
+from spikedata.recording import Recording
+
+__all__ = ["Batch", "Sampler", "TargetBatch", "Window"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetBatch:
+    """One target series in the windows of a batch; ``offsets`` cuts it into windows.
+
+    Parameters
+    ----------
+    time : ndarray, shape (M,), float32
+        Sample times in seconds from the start of their window.
+    values : ndarray, shape (M, C), float32
+        The samples, in the unit of the series.
+    offsets : ndarray, shape (B + 1,), int64
+        Window ``i`` owns the rows ``offsets[i]:offsets[i + 1]``; none if its recording lacks
+        the series.
+    """
+
+    time: np.ndarray
+    values: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of one recording, for people who want to look.
+
+    Parameters
+    ----------
+    recording_id : str
+        The recording that it was taken from.
+    start, end : float
+        The half-open window in seconds on the recording's clock.
+    spike_time : ndarray, shape (N,), float32
+        Seconds from `start`.
+    spike_unit : ndarray, shape (N,), int32
+        Row of each spike's unit in the recording's unit table.
+    targets : mapping of str to (ndarray, ndarray)
+        For each target its times (M,) in seconds from `start`, and its values (M, C).
+    """
+
+    recording_id: str
+    start: float
+    end: float
+    spike_time: np.ndarray
+    spike_unit: np.ndarray
+    targets: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of several lengths and recordings, joined end to end.
+
+    Every array is a copy: it outlives the store's mapping and may be changed.
+
+    Parameters
+    ----------
+    recording_ids : tuple of str, length R
+        The recordings of the sampler.
+    unit_offsets : ndarray, shape (R + 1,), int64
+        Recording ``r`` owns the global units ``unit_offsets[r]:unit_offsets[r + 1]``.
+    recording : ndarray, shape (B,), int64
+        Index in `recording_ids` of each window.
+    start, end : ndarray, shape (B,), float64
+        Windows in seconds on their recording's clock.
+    spike_time : ndarray, shape (N,), float32
+        Seconds from the start of the window, subtracted in float64.
+    spike_unit : ndarray, shape (N,), int32
+        Global unit index: row in `Sampler.unit_ids`.
+    spike_offsets : ndarray, shape (B + 1,), int64
+        Window ``i`` owns the spikes ``spike_offsets[i]:spike_offsets[i + 1]``.
+    targets : mapping of str to TargetBatch
+        What is to be predicted.
+    """
+
+    recording_ids: tuple[str, ...]
+    unit_offsets: np.ndarray
+    recording: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    spike_time: np.ndarray
+    spike_unit: np.ndarray
+    spike_offsets: np.ndarray
+    targets: Mapping[str, TargetBatch]
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def __iter__(self) -> Iterator[Window]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int) -> Window:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"Window {row} of a batch of {len(self)}.")
+        row %= len(self)
+        spikes = slice(self.spike_offsets[row], self.spike_offsets[row + 1])
+        recording = int(self.recording[row])
+        return Window(
+            recording_id=self.recording_ids[recording],
+            start=float(self.start[row]),
+            end=float(self.end[row]),
+            spike_time=self.spike_time[spikes],
+            spike_unit=self.spike_unit[spikes] - np.int32(self.unit_offsets[recording]),
+            targets={
+                name: (
+                    one.time[slice(*one.offsets[row : row + 2])],
+                    one.values[slice(*one.offsets[row : row + 2])],
+                )
+                for name, one in self.targets.items()
+            },
+        )
+
+
+class Sampler:
+    """Draws batches of windows from one split of some recordings.
+
+    A batch is a pure function of (seed, epoch, step, rank, world_size): no generator's history
+    matters, so a run resumes by arithmetic and any batch can be rebuilt alone.
+
+    Parameters
+    ----------
+    recordings : mapping of str to Recording, or sequence of Recording
+        A `Store`, a dict, or recordings in memory.
+    split : str
+        "train", "valid" or "test".
+    window : float or (float, float)
+        Length of the windows in seconds, or the bounds of a uniformly drawn length.
+    batch_size : int
+        Windows a batch; the last one of an epoch may hold fewer.
+    targets : sequence of str, optional
+        Series to bring along; every recording's own targets when not given.
+    recording_ids : sequence of str, optional
+        Which of `recordings` to use; all when not given.
+    scheme : str, optional
+        Split scheme; each recording's first when not given.
+    order : "random" or "sequential"
+        Random: every epoch draws as many windows as tile the split, one start in each of as
+        many equal strata of every interval, in random order. Sequential: the same windows each
+        time, `stride` apart, plus one that ends with the interval, so that all of it is covered.
+    stride : float, optional
+        Seconds between the starts of sequential windows; the window length when not given.
+    short : "drop" or "keep"
+        Intervals shorter than the window give no window, or one window of their own length.
+        The number dropped is in `n_short`.
+    seed : int
+        Root of all randomness.
+    rank, world_size : int
+        This process, and how many share the epoch. Steps that do not fill all ranks are left
+        out of a random epoch, so that every rank makes the same number.
+
+    Raises
+    ------
+    SamplingError
+        If an argument makes no sense, a recording lacks what is asked for, or no window fits.
+
+    Examples
+    --------
+    >>> from spikedata.testing import make_recording
+    >>> sampler = Sampler([make_recording(seed=0)], window=1.0, batch_size=8)
+    >>> batch = next(iter(sampler))
+    >>> len(batch), batch[0].end - batch[0].start
+    (8, 1.0)
+    """
+
+    def __init__(
+        self,
+        recordings: Mapping[str, Recording] | Sequence[Recording],
+        split: str = "train",
+        *,
+        window: float | tuple[float, float] = 1.0,
+        batch_size: int = 32,
+        targets: Sequence[str] | None = None,
+        recording_ids: Sequence[str] | None = None,
+        scheme: str | None = None,
+        order: Literal["random", "sequential"] = "random",
+        stride: float | None = None,
+        short: Literal["drop", "keep"] = "drop",
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.recordings = (
+            recordings
+            if isinstance(recordings, Mapping)
+            else {recording.recording_id: recording for recording in recordings}
+        )
+        self.recording_ids = tuple(self.recordings if recording_ids is None else recording_ids)
+        self.split, self.scheme, self.order, self.short = split, scheme, order, short
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.min_length, self.max_length = window if isinstance(window, tuple) else (window, window)
+        self.stride = self.max_length if stride is None else stride
+        self._check_arguments()
+        self._read_recordings(targets)
+
+    def _check_arguments(self) -> None:
+        problems = []
+        if not 0 < self.min_length <= self.max_length < np.inf:
+            problems.append(f"window needs lengths above 0 s, found {self.min_length}"
+                            f" to {self.max_length}")  # fmt: skip
+        if not (0 < self.stride < np.inf):
+            problems.append(f"stride must be above 0 s, found {self.stride}")
+        if self.batch_size < 1:
+            problems.append(f"batch_size must be 1 or more, found {self.batch_size}")
+        if self.order not in ("random", "sequential"):
+            problems.append(f"order must be 'random' or 'sequential', found '{self.order}'")
+        if self.order == "sequential" and self.min_length != self.max_length:
+            problems.append("sequential windows need one length, not a range")
+        if self.short not in ("drop", "keep"):
+            problems.append(f"short must be 'drop' or 'keep', found '{self.short}'")
+        if self.seed < 0:
+            problems.append(f"seed must be 0 or more, found {self.seed}")
+        if not 0 <= self.rank < self.world_size:
+            problems.append(f"rank {self.rank} does not exist in a world of {self.world_size}")
+        missing = [name for name in self.recording_ids if name not in self.recordings]
+        problems += [
+            f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
+        ]
+        if not self.recording_ids:
+            problems.append("no recordings were given")
+        if problems:
+            raise SamplingError(f"Sampler: {'; '.join(problems)}.")
+
+    def _read_recordings(self, targets: Sequence[str] | None) -> None:
+        """Collect intervals, units and targets of the recordings; nothing else of them is kept."""
+        rows, ids, counts, names, known = [], [], [], [], {}
+        for index, recording_id in enumerate(self.recording_ids):
+            recording = self.recordings[recording_id]
+            try:
+                intervals = recording.split(self.split, self.scheme)
+            except IntervalError as error:
+                raise SamplingError(str(error)) from None
+            rows.append(np.stack([np.full(len(intervals), index), intervals.start, intervals.end]))
+            ids.append(np.asarray(recording.unit_ids, np.str_))
+            counts.append(recording.n_units)
+            names += recording.targets
+            known.update({name: one.values.shape[1] for name, one in recording.series.items()})
+        self.unit_ids = np.concatenate(ids)
+        self.unit_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.targets = tuple(dict.fromkeys(names if targets is None else targets))
+        for name in self.targets:
+            if name not in known:
+                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}.")
+        self._channels = {name: known[name] for name in self.targets}
+        table = np.concatenate(rows, axis=1)
+        length = table[2] - table[1]
+        fits = length >= self.min_length
+        self.n_short = int(np.sum(~fits))
+        if self.short == "drop":
+            table, length = table[:, fits], length[fits]
+        if table.shape[1] == 0:
+            raise SamplingError(
+                f"Split '{self.split}' of {len(self.recording_ids)} recordings holds no window of "
+                f"{self.min_length} s: {self.n_short} intervals are shorter; take a shorter window, "
+                "short='keep', or another split."
+            )
+        self._recording = table[0].astype(np.int64)
+        self._start, self._end = table[1], table[2]
+        self._planned = None  # the last plan drawn, kept only to save drawing it again
+
+    # -------------------------------------------------------------- which windows
+
+    def plan(self, epoch: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all windows of an epoch, over all ranks, in the order they are used.
+
+        Returns
+        -------
+        recording : ndarray, shape (W,), int64
+            Index in `recording_ids`.
+        start, end : ndarray, shape (W,), float64
+            Seconds on the recording's clock.
+        """
+        if self._planned is None or self._planned[0] != epoch:
+            draw = self._sequential_plan if self.order == "sequential" else self._random_plan
+            self._planned = (epoch, draw(epoch))
+        return self._planned[1]
+
+    def _random_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        span = self._end - self._start
+        mean_length = (self.min_length + self.max_length) / 2
+        count = np.maximum(1, np.floor(span / mean_length + 1e-9)).astype(np.int64)
+        row = np.repeat(np.arange(len(span)), count)
+        stratum = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        length = rng.uniform(self.min_length, self.max_length, len(row))
+        length = np.minimum(
+            length if self.max_length > self.min_length else self.max_length, span[row]
+        )
+        place = (stratum + rng.random(len(row))) / count[row]
+        start = np.minimum(self._start[row] + place * (span[row] - length), self._end[row] - length)
+        end = np.minimum(start + length, self._end[row])
+        order = rng.permutation(len(row))
+        return self._recording[row][order], start[order], end[order]
+
+    def _sequential_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        span = self._end - self._start
+        length = np.minimum(self.max_length, span)
+        count = np.ceil((span - length) / self.stride - 1e-9).astype(np.int64) + 1
+        row = np.repeat(np.arange(len(span)), count)
+        step = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        start = np.minimum(self._start[row] + step * self.stride, self._end[row] - length[row])
+        start = np.maximum(start, self._start[row])
+        return self._recording[row], start, np.minimum(start + length[row], self._end[row])
+
+    def steps(self, epoch: int = 0) -> int:
+        """Return how many batches this rank makes of an epoch."""
+        batches = -(-len(self.plan(epoch)[0]) // self.batch_size)
+        if self.order == "random":
+            return batches // self.world_size
+        return len(range(self.rank, batches, self.world_size))
+
+    def __len__(self) -> int:
+        return self.steps()
+
+    # -------------------------------------------------------------- their data
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch; pass 0, 1, 2, … for new windows each time."""
+        return (self.batch(epoch, step) for step in range(self.steps(epoch)))
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return one batch, whatever was drawn before.
+
+        Raises
+        ------
+        SamplingError
+            If the epoch has no such step.
+        """
+        plan = self.plan(epoch)
+        if not 0 <= step < self.steps(epoch):
+            raise SamplingError(f"Epoch {epoch} has {self.steps(epoch)} steps, none is {step}.")
+        first = (step * self.world_size + self.rank) * self.batch_size
+        recording, start, end = (column[first : first + self.batch_size] for column in plan)
+        return self.gather(recording, start, end)
+
+    def gather(self, recording: np.ndarray, start: np.ndarray, end: np.ndarray) -> Batch:
+        """Return the data of any windows of the sampler's recordings.
+
+        Parameters
+        ----------
+        recording : ndarray, shape (B,), int64
+            Index in `recording_ids`.
+        start, end : ndarray, shape (B,), float64
+            Windows in seconds on each recording's clock.
+        """
+        opened = {
+            index: self.recordings[self.recording_ids[index]] for index in set(recording.tolist())
+        }
+        lo, hi = np.zeros((2, len(recording)), np.int64)
+        for index, one in opened.items():
+            mine = recording == index
+            lo[mine], hi[mine] = window_bounds(one.spike_time, start[mine], end[mine])
+        offsets = np.concatenate([[0], np.cumsum(hi - lo)])
+        spike_time = np.empty(offsets[-1], np.float32)
+        spike_unit = np.empty(offsets[-1], np.int32)
+        for row, index in enumerate(recording.tolist()):
+            one, source = opened[index], slice(lo[row], hi[row])
+            here = slice(offsets[row], offsets[row + 1])
+            np.subtract(
+                one.spike_time[source], start[row], out=spike_time[here], casting="same_kind"
+            )
+            np.add(one.spike_unit[source], np.int32(self.unit_offsets[index]), out=spike_unit[here])
+        return Batch(
+            recording_ids=self.recording_ids,
+            unit_offsets=self.unit_offsets,
+            recording=recording,
+            start=start,
+            end=end,
+            spike_time=spike_time,
+            spike_unit=spike_unit,
+            spike_offsets=offsets,
+            targets={
+                name: self._gather_target(name, opened, recording, start, end)
+                for name in self.targets
+            },
+        )
+
+    def _gather_target(
+        self,
+        name: str,
+        opened: Mapping[int, Recording],
+        recording: np.ndarray,
+        start: np.ndarray,
+        end: np.ndarray,
+    ) -> TargetBatch:
+        times, values, counts = [], [], []
+        for index, first, last in zip(recording.tolist(), start, end, strict=True):
+            series = opened[index].series.get(name)
+            lo, hi = (0, 0) if series is None else map(int, series.bounds(first, last))
+            counts.append(hi - lo)
+            if series is not None and hi > lo:
+                times.append((series.times(slice(lo, hi)) - first).astype(np.float32))
+                values.append(np.asarray(series.values[lo:hi], np.float32))
+        none = np.empty((0, self._channels[name]), np.float32)
+        return TargetBatch(
+            time=np.concatenate([np.empty(0, np.float32), *times]),
+            values=np.concatenate([none, *values]),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        )
+
+    def split_intervals(self, recording_id: str) -> IntervalSet:
+        """Return the intervals that the windows of one recording are drawn from."""
+        mine = self._recording == self.recording_ids.index(recording_id)
+        return IntervalSet(self._start[mine], self._end[mine])
