@@ -1,0 +1,214 @@
+"""Where the bytes of an asset come from: a file or a server, read from any offset."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote, urlsplit
+
+from spikedata.errors import FetchError
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = [
+    "FileOrigin",
+    "HttpOrigin",
+    "Origin",
+    "TransientError",
+    "WrongBytesError",
+    "raise_if_transient",
+    "retry_after",
+    "url_below",
+]
+
+CHUNK = 1 << 17  # small, because what a broken connection had not yet filled of a chunk is lost
+RETRY_STATUSES = (429, 500, 502, 503, 504)
+
+
+class TransientError(Exception):
+    """An attempt failed in a way that another one may not.
+
+    ``wait`` is what the server asked for, in seconds. With ``restart`` what is in the part
+    cannot be continued.
+    """
+
+    def __init__(self, message: str, *, wait: float = 0.0, restart: bool = False):
+        super().__init__(message)
+        self.wait = wait
+        self.restart = restart
+
+
+class WrongBytesError(Exception):
+    """The origin offers other bytes than the pinned ones; the message says what was found."""
+
+
+class Origin(Protocol):
+    """Something that the bytes of one asset can be read from."""
+
+    def open(self, offset: int) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """Give the offset at which the bytes begin (`offset`, or 0) and the bytes."""
+        ...
+
+
+class FileOrigin:
+    """A file on this machine."""
+
+    def __init__(self, path: Path, size: int):
+        self._path = path
+        self._size = size
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Read the file from `offset`."""
+        with self._path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != self._size:
+                raise WrongBytesError(f"{size} bytes in {self._path}")
+            file.seek(offset)
+            yield offset, iter(lambda: file.read(CHUNK), b"")
+
+
+class HttpOrigin:
+    """A file on a server.
+
+    Parameters
+    ----------
+    locate : callable
+        Gives the address; called again when the server no longer accepts the one it gave.
+    size : int
+        The pinned size in bytes.
+    timeout : float
+        Seconds without a byte after which an attempt has failed.
+    presigned : bool
+        Whether the address is itself the permission, and expires. No other credential is sent
+        with it: stores refuse a request that has two.
+    """
+
+    def __init__(
+        self, locate: Callable[[], str], size: int, *, timeout: float, presigned: bool = False
+    ):
+        self._locate = locate
+        self._size = size
+        self._timeout = timeout
+        self._presigned = presigned
+        self._url: str | None = None
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Ask for the bytes from `offset`."""
+        import requests
+
+        self._url = url = self._url or self._locate()
+        headers = {"Accept-Encoding": "identity"}  # a compressed body has other offsets
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        with requests.Session() as session:
+            if self._presigned:
+                session.auth = _no_credentials
+            try:
+                with session.get(url, headers=headers, stream=True, timeout=self._timeout) as reply:
+                    yield self._begin(reply, offset), reply.iter_content(CHUNK)
+            except requests.RequestException as error:
+                raise_if_transient(error, self._timeout)
+                raise FetchError(f"{_host(url)} cannot be asked: {_plain(error)}") from None
+
+    def _begin(self, reply: requests.Response, offset: int) -> int:
+        """Return the offset of the first byte of the body, or say why there are no bytes."""
+        status, host = reply.status_code, _host(reply.url)
+        if status == 206:
+            found = reply.headers.get("Content-Range", "")
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found.strip())
+            if match is None or int(match[1]) != offset:
+                raise TransientError(
+                    f"{host} was asked for bytes from {offset} and gave '{found}'", restart=True
+                )
+            if match[2] not in ("*", str(self._size)):
+                raise WrongBytesError(f"{match[2]} bytes at {host}")
+            return offset
+        if status == 200:
+            length = reply.headers.get("Content-Length", "")
+            encoded = "Content-Encoding" in reply.headers
+            if length.isdecimal() and int(length) != self._size and not encoded:
+                kind = reply.headers.get("Content-Type", "unnamed type")
+                raise WrongBytesError(f"{length} bytes of {kind} at {host}")
+            return 0
+        if status == 416:
+            match = re.fullmatch(r"bytes \*/(\d+)", reply.headers.get("Content-Range", "").strip())
+            if match is not None and int(match[1]) != self._size:
+                raise WrongBytesError(f"{match[1]} bytes at {host}")
+            raise TransientError(f"{host} does not go on from byte {offset}", restart=True)
+        if self._presigned and status in (400, 403):
+            self._url = None
+            raise TransientError(f"{host} no longer accepts the address it was asked at ({status})")
+        if status in RETRY_STATUSES:
+            raise TransientError(
+                f"{host} answered {status} {reply.reason}", wait=retry_after(reply)
+            )
+        raise FetchError(
+            f"{host} answered {status} {reply.reason} to {_without_query(reply.url)}; "
+            "check the address in the manifest."
+        )
+
+
+def url_below(base: str, path: str) -> str:
+    """Return the address of a file below another address, whose query it keeps.
+
+    Examples
+    --------
+    >>> url_below("https://lab.org/data/?key=1", "a b/c#1.nwb")
+    'https://lab.org/data/a%20b/c%231.nwb?key=1'
+    """
+    parts = urlsplit(base)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}").geturl()
+
+
+def retry_after(reply: requests.Response) -> float:
+    """Return the seconds that a server asks to be left alone, 0 if it does not."""
+    text = reply.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def raise_if_transient(error: requests.RequestException, timeout: float) -> None:
+    """Raise a `TransientError` if the request may succeed when it is made again."""
+    from requests import exceptions
+
+    if isinstance(error, exceptions.Timeout):
+        raise TransientError(f"no byte came for {timeout:g} s") from None
+    kinds = (exceptions.ConnectionError, exceptions.ChunkedEncodingError)
+    if isinstance(error, (*kinds, exceptions.ContentDecodingError)):
+        raise TransientError(f"the connection failed ({_plain(error)})") from None
+
+
+def _plain(error: requests.RequestException) -> str:
+    """Return the innermost reason, without the address: it may hold a signature."""
+    inner = error.args[0] if error.args else error
+    inner = getattr(inner, "reason", None) or inner
+    text = re.sub(r"\?\S*", "?…", str(inner)).strip("()")
+    return text.rsplit(": ", 1)[-1] or type(error).__name__
+
+
+def _host(url: str | None) -> str:
+    return (url or "").partition("://")[2].partition("/")[0] or "the server"
+
+
+def _without_query(url: str | None) -> str:
+    return (url or "").partition("?")[0]
+
+
+def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request  # stands in the place of ~/.netrc
