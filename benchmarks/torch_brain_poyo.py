@@ -494,7 +494,7 @@ def parse_args() -> argparse.Namespace:
     kept = "units kept in a window, a triangle; published for one session: 60 300 1000"
     add("--unit-dropout", type=int, nargs=3, metavar=("MIN", "MODE", "MAX"), help=kept)
     add("--batch-size", type=int, default=128)
-    add("--eval-batch-size", type=int, default=64)
+    add("--eval-batch-size", type=int, default=16)
     add("--optimizer", choices=["adamw", "sparse_lamb"], default="adamw")
     add("--lr", type=float, help="peak; default 1e-3 for adamw, 3.125e-5 x batch for sparse_lamb")
     add("--weight-decay", type=float, default=PUBLISHED_WEIGHT_DECAY)
