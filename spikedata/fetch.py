@@ -229,9 +229,10 @@ def fetch_asset(
     except OSError as error:
         raise FetchError(f"{recording_id} ({asset.path}): {_sentence(error, path)}") from error
     report(asset.size)
+    message = "resumed" if step == "resume" and received else ""
     if local is not None:
-        return FetchResult(recording_id, path, "done", received, f"copied from {local}")
-    return FetchResult(recording_id, path, "done", received, "resumed" if step == "resume" else "")
+        message = f"copied from {local}"
+    return FetchResult(recording_id, path, "done", received, message)
 
 
 def _sentence(error: OSError, path: Path) -> str:
@@ -367,8 +368,9 @@ def _run(
             calls.get()()
     finally:
         stop.set()
+        patience = time.monotonic() + 0.5
         for thread in threads:
-            thread.join(timeout=0.5)
+            thread.join(timeout=max(0.0, patience - time.monotonic()))
     return [results[index] for index in range(len(tasks))]
 
 

@@ -26,9 +26,26 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from spikedata.manifest import Asset, Dataset, Manifest, Source
+
 Place = Literal["api", "store", "files"]
 
 NOT_FOUND = b"<!doctype html><html><body><h1>Not Found</h1></body></html>"
+
+
+def pin(path: str, data: bytes, asset_id: str | None = None) -> Asset:
+    """Return the asset that pins these bytes; its session is the name without the suffix."""
+    digest = hashlib.sha256(data).hexdigest()
+    session = re.sub(r"[^A-Za-z0-9]+", "_", path.rpartition("/")[2].partition(".")[0]).strip("_")
+    return Asset(path=path, size=len(data), sha256=digest, session=session, asset_id=asset_id)
+
+
+def manifest_of(source: Source, *assets: Asset) -> Manifest:
+    """Return a manifest of one dataset, ``data``."""
+    dataset = Dataset(
+        id="data", title="Data", licence="CC0-1.0", citation="Nobody", source=source, assets=assets
+    )
+    return Manifest(name="trial", title="Trial", datasets=(dataset,))
 
 
 @dataclass
