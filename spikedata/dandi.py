@@ -15,11 +15,17 @@ import re
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from spikedata.errors import FetchError, HashMismatchError
 from spikedata.manifest import Asset, DandiSource
-from spikedata.origins import RETRY_STATUSES, TransientError, raise_if_transient, retry_after
+from spikedata.origins import (
+    RETRY_STATUSES,
+    TransientError,
+    host_of,
+    raise_if_transient,
+    retry_after,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -194,7 +200,7 @@ class Archive:
         return f"{message} and nothing at that path; pin the asset anew."
 
     def __str__(self) -> str:
-        place = urlsplit(self._source.api_url or "//DANDI").netloc
+        place = host_of(self._source.api_url) if self._source.api_url else "DANDI"
         return f"{place} dandiset {self._source.dandiset} version {self._source.version}"
 
 
@@ -210,5 +216,5 @@ def _instance(api_url: str | None) -> DandiInstance:
     for instance in known_instances.values():
         if instance.api.rstrip("/") == api_url.rstrip("/"):
             return instance
-    name = re.sub(r"[^a-z0-9]+", "-", urlsplit(api_url).netloc.lower())
+    name = re.sub(r"[^a-z0-9]+", "-", host_of(api_url).lower())
     return DandiInstance(f"host-{name}", None, api_url.rstrip("/"))

@@ -383,7 +383,7 @@ def _sparse(report: Callable[[int, int], None], total: int) -> Callable[[int], N
         now = time.monotonic()
         if done != told and (done >= total or now - last >= REPORT_EVERY):
             last, told = now, done
-            report(min(done, total), total)
+            report(done, total)
 
     return sparse
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from spikedata.errors import FetchError
 
@@ -23,6 +23,7 @@ __all__ = [
     "Origin",
     "TransientError",
     "WrongBytesError",
+    "host_of",
     "raise_if_transient",
     "retry_after",
     "url_below",
@@ -117,11 +118,13 @@ class HttpOrigin:
                     yield self._begin(reply, offset), reply.iter_content(CHUNK)
             except requests.RequestException as error:
                 raise_if_transient(error, self._timeout)
-                raise FetchError(f"{_host(url)} cannot be asked: {_plain(error)}") from None
+                raise FetchError(
+                    f"{host_of(url)} cannot be asked: {_plain(error)}; check the address."
+                ) from None
 
     def _begin(self, reply: requests.Response, offset: int) -> int:
         """Return the offset of the first byte of the body, or say why there are no bytes."""
-        status, host = reply.status_code, _host(reply.url)
+        status, host = reply.status_code, host_of(reply.url)
         if status == 206:
             found = reply.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found.strip())
@@ -152,7 +155,7 @@ class HttpOrigin:
                 f"{host} answered {status} {reply.reason}", wait=retry_after(reply)
             )
         raise FetchError(
-            f"{host} answered {status} {reply.reason} to {_without_query(reply.url)}; "
+            f"{host} answered {status} {reply.reason} to {(reply.url or '').partition('?')[0]}; "
             "check the address in the manifest."
         )
 
@@ -165,8 +168,13 @@ def url_below(base: str, path: str) -> str:
     >>> url_below("https://lab.org/data/?key=1", "a b/c#1.nwb")
     'https://lab.org/data/a%20b/c%231.nwb?key=1'
     """
-    parts = urlsplit(base)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}").geturl()
+    folder, mark, query = base.partition("?")
+    return f"{folder.rstrip('/')}/{quote(path)}{mark}{query}"
+
+
+def host_of(url: str | None) -> str:
+    """Return the host and port of an address, fit for a message."""
+    return (url or "").partition("://")[2].partition("/")[0].rpartition("@")[2] or "the server"
 
 
 def retry_after(reply: requests.Response) -> float:
@@ -200,14 +208,6 @@ def _plain(error: requests.RequestException) -> str:
     inner = getattr(inner, "reason", None) or inner
     text = re.sub(r"\?\S*", "?…", str(inner)).strip("()")
     return text.rsplit(": ", 1)[-1] or type(error).__name__
-
-
-def _host(url: str | None) -> str:
-    return (url or "").partition("://")[2].partition("/")[0] or "the server"
-
-
-def _without_query(url: str | None) -> str:
-    return (url or "").partition("?")[0]
 
 
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:

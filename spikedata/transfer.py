@@ -220,6 +220,7 @@ def _open_part(asset: Asset, target: Path, stop: threading.Event) -> tuple[Path,
             if error.errno not in NO_LOCKS:
                 raise
             # Without locks nobody else may write to the same file; what is left is not resumed.
+            part.unlink(missing_ok=True)
             part = part.with_name(f"{part.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
             return part, os.open(part, flags | os.O_EXCL, 0o666)
         except BaseException:

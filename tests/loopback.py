@@ -22,11 +22,12 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from spikedata.manifest import Asset, Dataset, Manifest, Source
+from spikedata.manifest import Asset, Dataset, HttpsSource, Manifest, Source
 
 Place = Literal["api", "store", "files"]
 
@@ -48,6 +49,11 @@ def manifest_of(source: Source, *assets: Asset) -> Manifest:
     return Manifest(name="trial", title="Trial", datasets=(dataset,))
 
 
+def files_in(folder: Path) -> list[str]:
+    """Return the names of all files in and below a folder."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
 @dataclass
 class Fault:
     """One way to misbehave, for as many answers as `times` says (None: for ever)."""
@@ -66,6 +72,7 @@ class Fault:
     no_range: bool = False  # answer 200 with all of it to a Range request
     content_range: str | None = None  # lie about it
     replace: bytes | None = None  # serve this file instead
+    no_length: bool = False  # do not say how long the body is
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,12 @@ class Loopback:
         asset = RemoteAsset(str(uuid.uuid4()), dandiset, version, path, data, str(uuid.uuid4()))
         self.assets[asset.asset_id] = asset
         return asset
+
+    def serve(self, *paths: str, data: bytes) -> Manifest:
+        """Put files on the plain file server and return the manifest that pins them."""
+        self.files.update({f"/data/{path}": data for path in paths})
+        source = HttpsSource(kind="https", url=self.url("files") + "/data/")
+        return manifest_of(source, *(pin(path, data) for path in paths))
 
     def inject(self, place: Place, **how: object) -> None:
         """Misbehave in the next answers of a server."""
@@ -307,7 +320,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.loopback.log.append(seen)
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if self.fault.no_length:
+            self.close_connection = True  # the end of the connection is the end of the body
+        else:
+            self.send_header("Content-Length", str(len(body)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
