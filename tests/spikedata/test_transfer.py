@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from spikedata import transfer as transfer_module
 from spikedata.errors import FetchError, HashMismatchError
 from spikedata.fetch import FetchResult, asset_path, fetch, fetch_asset, plan
-from spikedata.manifest import Asset, FileSource, HttpsSource, Manifest
+from spikedata.manifest import HttpsSource, Manifest
 from spikedata.origins import retry_after
 from spikedata.transfer import Retry, Stopped, part_path
 from tests.loopback import Loopback, files_in, manifest_of, pin
 
 DATA = bytes(range(256)) * 4000 + b"end"  # about 1 MB: several chunks
-QUICK = Retry(attempts=4, base=0.001, timeout=0.3)
+QUICK = Retry(attempts=4, base=0.001)
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,10 +41,6 @@ def _server() -> Iterator[Loopback]:
 def _manifest(server: Loopback) -> Manifest:
     """One asset on the plain file server."""
     return server.serve("sub-1/a.nwb", data=DATA)
-
-
-def local(folder: Path, *assets: Asset) -> Manifest:
-    return manifest_of(FileSource(kind="file", root=str(folder)), *assets)
 
 
 def only(results: list[FetchResult]) -> FetchResult:
@@ -75,7 +71,6 @@ def fetch_raising(manifest: Manifest, cache: Path) -> FetchResult:
         {"status": 502},
         {"status": 503},
         {"status": 504},
-        {"stall": 0.6},
         {"cut": 0, "times": 3},
     ],
     ids=str,
@@ -84,6 +79,15 @@ def test_a_passing_fault_is_overcome(server, manifest, tmp_path, fault):
     server.inject("files", **fault)
 
     assert only(fetch(manifest, tmp_path, retry=QUICK)).status == "done"
+
+
+def test_a_server_that_falls_silent_is_asked_again(server, manifest, tmp_path):
+    server.inject("files", stall=0.6)
+
+    retry = Retry(base=0.001, timeout=0.2)
+
+    assert only(fetch(manifest, tmp_path, retry=retry)).status == "done"
+    assert len(server.ranges("files")) <= 2
 
 
 def test_a_body_cut_short_is_continued_from_where_it_ended(server, manifest, tmp_path):
