@@ -126,6 +126,7 @@ class SeriesOptions(_Model):
     velocity_of: Slug | None = None
     range: tuple[float, float] | None = None
     max_speed: Annotated[float, Field(gt=0)] | None = None
+    max_still: Annotated[float, Field(gt=0)] | None = None
     max_gap: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
