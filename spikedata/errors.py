@@ -39,11 +39,19 @@ __all__ = [
 
 
 class SpikedataError(Exception):
-    """Base of all errors raised on purpose by spikedata."""
+    """Base of all errors raised on purpose by spikedata.
+
+    ``exit_code`` is what the command line ends with: 2 for a mistake in what was asked,
+    1 for work that failed.
+    """
+
+    exit_code = 1
 
 
 class ManifestError(SpikedataError, ValueError):
     """A manifest is missing, malformed or contradicts itself."""
+
+    exit_code = 2
 
 
 class FetchError(SpikedataError, OSError):
@@ -77,6 +85,8 @@ class IntegrityError(StoreError):
 class RecordingNotFoundError(StoreError):
     """The store holds no recording of that name."""
 
+    exit_code = 2
+
 
 class IntervalError(SpikedataError, ValueError):
     """An interval or an interval set is malformed."""
@@ -84,6 +94,8 @@ class IntervalError(SpikedataError, ValueError):
 
 class SamplingError(SpikedataError, ValueError):
     """Windows cannot be drawn as asked."""
+
+    exit_code = 2
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -264,8 +264,8 @@ class Sampler:
         if table.shape[1] == 0:
             raise SamplingError(
                 f"Split '{self.split}' of {len(self.recording_ids)} recordings holds no window of "
-                f"{self.min_length} s: {self.n_short} intervals are shorter; take a shorter window, "
-                "short='keep', or another split."
+                f"{self.min_length} s: {self.n_short} intervals are shorter; take a shorter "
+                "window, short='keep', or another split."
             )
         self._recording = table[0].astype(np.int64)
         self._start, self._end = table[1], table[2]

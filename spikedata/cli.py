@@ -1,0 +1,268 @@
+"""The program `spikedata`: parses, calls the library function of the same name, prints."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from spikedata import __version__
+from spikedata.console import (
+    format_bytes,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+from spikedata.errors import SpikedataError
+from spikedata.fetch import default_cache
+from spikedata.manifest import Manifest, list_manifests, load_manifest
+from spikedata.store import Store
+
+__all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
+
+
+class _Program(TyperGroup):
+    """Turns errors into one sentence and an exit code: 1 some work failed, 2 misuse."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            say("Stopped. Nothing is lost: the same command goes on where this one was.")
+            raise click.exceptions.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output left; nothing is wrong
+            raise click.exceptions.Exit(0) from None
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            known = isinstance(error, SpikedataError)
+            if not known and not isinstance(error, OSError | MemoryError):
+                say(
+                    f"This is a bug in spikedata ({type(error).__name__}: {error}). Please report "
+                    "it with what `spikedata --debug …` prints."
+                )
+            else:
+                say(f"Error: {error}")
+            raise click.exceptions.Exit(error.exit_code if known else 1) from None
+
+
+app = typer.Typer(
+    cls=_Program,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Datasets of spikes for training decoders: from pinned recordings to scored models.",
+    epilog="The whole path, on the recordings that come with the package:  \n"
+    "`spikedata fetch --manifest sample`, `spikedata ingest --manifest sample`,  \n"
+    "`spikedata train --manifest sample --out runs/first`,  \n"
+    "`spikedata evaluate runs/first`, `spikedata report runs/first`.",
+)
+
+ManifestOption = Annotated[
+    str,
+    typer.Option(
+        "--manifest",
+        "-m",
+        help="Name of a bundled manifest (see `spikedata info`) or a .toml file.",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of fetched files. [default: $SPIKEDATA_CACHE or ~/.cache/spikedata]"),
+]
+StoreOption = Annotated[
+    Path | None, typer.Option(help="Folder of harmonised recordings. [default: CACHE/store]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def store_path(store: Path | None, cache: Path | None = None) -> Path:
+    """Return the folder of the store that the options name."""
+    return store if store is not None else (cache or default_cache()) / "store"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
+    ] = False,
+) -> None:
+    """Read by `_Program.invoke` and `_show_version`."""
+
+
+@app.command()
+def fetch(
+    manifest: ManifestOption,
+    cache: CacheOption = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take files from this folder where their hash is right."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=32, help="Downloads at a time.")] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring every asset of a manifest here, verified; what is here already is not sent again."""
+    from spikedata.fetch import fetch as run
+
+    chosen = load_manifest(manifest)
+    with progress_bar(in_bytes=True) as progress:
+        results = run(
+            chosen, cache or default_cache(), jobs=jobs, offline_folder=source, progress=progress
+        )
+    rows = [
+        {"recording_id": one.recording_id, "status": one.status, "path": str(one.path),
+         "message": one.message}
+        for one in results
+    ]  # fmt: skip
+    _finish(f"Fetched {chosen.name}", rows, as_json)
+
+
+@app.command()
+def ingest(
+    manifest: ManifestOption,
+    cache: CacheOption = None,
+    store: StoreOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Harmonise the fetched files of a manifest into the store; finished ones are skipped."""
+    from spikedata.ingest import ingest as run
+
+    chosen = load_manifest(manifest)
+    with progress_bar() as progress:
+        results = run(
+            chosen,
+            cache or default_cache(),
+            store_path(store, cache),
+            workers=workers,
+            progress=progress,
+        )
+    rows = [
+        {"recording_id": one.recording_id, "status": one.status, "seconds": round(one.seconds, 3),
+         "message": one.message}
+        for one in results
+    ]  # fmt: skip
+    _finish(f"Ingested {chosen.name}", rows, as_json)
+
+
+def _finish(title: str, rows: list[dict[str, object]], as_json: bool) -> None:
+    """Print one row an item and end with exit code 1 if any failed."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(title, list(rows[0]), [list(row.values()) for row in rows])
+    if any(row["status"] == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    recording: Annotated[
+        str | None, typer.Argument(help="Show one recording of the store in full.")
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", "-m", help="Show what a manifest holds.")
+    ] = None,
+    cache: CacheOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the manifests and recordings there are, one manifest, or one recording."""
+    folder = store_path(store, cache)
+    if manifest is not None:
+        _show_manifest(load_manifest(manifest), as_json)
+    elif recording is not None:
+        header = Store(folder).header(recording).model_dump(mode="json")
+        if as_json:
+            print_json(header)
+        else:
+            print_table(recording, ["", ""], [[k, _short(v)] for k, v in header.items()])
+    else:
+        _show_all(folder, as_json)
+
+
+def _show_manifest(manifest: Manifest, as_json: bool) -> None:
+    rows = [
+        [dataset.recording_id(asset), asset.subject, asset.task, asset.role, dataset.licence,
+         format_bytes(asset.size)]
+        for dataset, asset in manifest.items()
+    ]  # fmt: skip
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    print_table(
+        f"{manifest.name}: {manifest.title}, {format_bytes(manifest.total_size)}",
+        ["recording", "subject", "task", "role", "licence", "size"],
+        rows,
+    )
+
+
+def _show_all(folder: Path, as_json: bool) -> None:
+    manifests = {name: load_manifest(path) for name, path in list_manifests().items()}
+    opened = Store(folder) if folder.is_dir() else None
+    headers = [opened.header(name) for name in opened] if opened is not None else []
+    if as_json:
+        print_json(
+            {
+                "manifests": {name: one.title for name, one in manifests.items()},
+                "store": str(folder),
+                "recordings": [one.model_dump(mode="json") for one in headers],
+            }
+        )
+        return
+    print_table(
+        "Manifests",
+        ["name", "assets", "size", "title"],
+        [
+            [name, sum(1 for _ in one.items()), format_bytes(one.total_size), one.title]
+            for name, one in manifests.items()
+        ],
+    )
+    print_table(
+        f"Recordings in {folder}",
+        ["recording", "units", "spikes", "hours", "targets", "dropped or changed"],
+        [
+            [
+                one.recording_id,
+                one.n_units,
+                one.n_spikes,
+                one.duration / 3600,
+                ", ".join(one.targets),
+                _short(one.dropped),
+            ]
+            for one in headers
+        ],
+    )
+
+
+def _short(value: object) -> str:
+    """Return a value of a header as one readable line."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_short(inner)}" for key, inner in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(_short(inner) for inner in value) or "-"
+    return str(value)
+
+
+def main() -> None:
+    """Run the program with the commands of every installed package."""
+    for command in entry_points(group="spikedata.commands"):
+        app.command(command.name)(command.load())
+    app()

@@ -1,0 +1,78 @@
+"""What the commands print: tables and JSON to stdout, progress and sentences to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box, filesize, progress
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spikedata.progress import Progress
+
+__all__ = ["format_bytes", "print_json", "print_table", "progress_bar", "say"]
+
+
+def say(text: str) -> None:
+    """Print a sentence to stderr, as it is."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document to stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people read it.
+
+    Examples
+    --------
+    >>> format_bytes(7200244)
+    '7.2 MB'
+    """
+    return filesize.decimal(count)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to stdout; numbers stand to the right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(f"{v:.3f}" if isinstance(v, float) else str(v)) for v in row))
+    console = Console(highlight=False)
+    # A file or a pipe has no width: give a table there the room it asks for.
+    width = None if console.is_terminal else max(console.width, 160)
+    console.print(table, width=width)
+
+
+@contextmanager
+def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
+    """Yield a `Progress` that draws bars on stderr, one for each label.
+
+    What follows the first comma of a label may change while the bar goes on.
+    """
+    amount = progress.DownloadColumn() if in_bytes else progress.MofNCompleteColumn()
+    bars = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        amount,
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, progress.TaskID] = {}
+
+    def update(label: str, done: int, total: int) -> None:
+        name = label.partition(",")[0]
+        if name not in tasks:
+            tasks[name] = bars.add_task(label, total=total)
+        bars.update(tasks[name], completed=done, total=total, description=label)
+
+    with bars:
+        yield update

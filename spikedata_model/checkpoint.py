@@ -1,0 +1,210 @@
+"""A run's folder: what was asked (``run.json``), and how far it is (``checkpoint.pt``)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spikedata import __version__
+from spikedata.files import write_whole
+from spikedata.manifest import describe_validation_error
+from spikedata_model.config import Config
+from spikedata_model.data import RunData, Scale
+from spikedata_model.errors import CheckpointError, ConfigError
+from spikedata_model.poyo import Poyo
+from spikedata_model.vocabulary import Vocabulary
+
+__all__ = ["Checkpoint", "RunRecord", "load_checkpoint", "read_run", "save_checkpoint", "start_run"]
+
+FORMAT_VERSION = 1
+RUN, CHECKPOINT, CURVE = "run.json", "checkpoint.pt", "learning_curve.csv"
+
+
+class RunRecord(BaseModel):
+    """What a run was asked to do and on what; everything that rebuilds its model but weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    spikedata_version: str = __version__
+    config: Config
+    recordings: dict[str, str]  # id to fingerprint of the stored bytes
+    unit_ids: tuple[str, ...]
+    channels: dict[str, int]
+    scales: dict[str, dict[str, Scale]]
+
+    def build_model(self) -> Poyo:
+        """Return the model with the weights that the seed gives."""
+        torch.manual_seed(self.config.train.seed)
+        return Poyo(self.config.model, len(self.unit_ids), len(self.recordings), self.channels)
+
+    def data(self, recordings) -> RunData:
+        """Return the run's data from a store.
+
+        Raises
+        ------
+        CheckpointError
+            If a recording is not the one that the run was started with.
+        """
+        for recording_id, expected in self.recordings.items():
+            if fingerprint(recordings, recording_id) != expected:
+                raise CheckpointError(
+                    f"{recording_id} in {recordings.path} is not the recording that this run was "
+                    "started with: ingest the same manifest again, or train a new run."
+                )
+        ids = tuple(self.recordings)
+        vocabulary = Vocabulary(self.unit_ids, ids)
+        return RunData(
+            recordings, ids, self.channels, self.scales, vocabulary, self.config.data.scheme
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run is: ``step`` optimiser steps are done.
+
+    Parameters
+    ----------
+    step : int
+        Steps done.
+    seconds : float
+        Wall time spent in them, evaluations not counted.
+    model, optimizer : dict
+        Their states.
+    curve : list of dict
+        Rows of the learning curve so far.
+    losses : list of float
+        Loss of each step since the last row.
+    """
+
+    step: int
+    seconds: float
+    model: dict
+    optimizer: dict
+    curve: list[dict[str, float]]
+    losses: list[float]
+
+
+def fingerprint(recordings, recording_id: str) -> str:
+    """Return one hash over the hashes of a stored recording's files."""
+    files = recordings.header(recording_id).files
+    text = json.dumps({name: entry.sha256 for name, entry in sorted(files.items())})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def start_run(folder: Path, record: RunRecord) -> None:
+    """Write ``run.json``, or make sure that the one in the folder asks for the same.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a run with other settings or data, naming the first difference.
+    """
+    if (folder / RUN).exists():
+        asked, found = json.loads(record.model_dump_json()), json.loads((folder / RUN).read_text())
+        difference = _first_difference(found, asked)
+        if difference:
+            raise ConfigError(
+                f"{folder} holds a run with other settings: {difference}. "
+                "Choose another --out, or delete that folder."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / RUN, record.model_dump_json(indent=1) + "\n")
+
+
+def _first_difference(found: object, asked: object, place: str = "") -> str:
+    """Return where two JSON values differ first, or nothing."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        for key in sorted(found.keys() | asked.keys()):
+            inner = f"{place}.{key}" if place else key
+            difference = _first_difference(found.get(key), asked.get(key), inner)
+            if difference:
+                return difference
+        return ""
+    if found == asked:
+        return ""
+    shown = [text if len(text) < 60 else text[:57] + "…" for text in (str(found), str(asked))]
+    return f"{place} is {shown[0]}, now {shown[1]}"
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return what a run's folder says it is.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no run in the folder, or it is damaged or of a newer version.
+    """
+    path = folder / RUN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("format_version", 0) > FORMAT_VERSION:
+            raise CheckpointError(f"{path} was written by a newer spikedata: upgrade spikedata.")
+        return RunRecord.model_validate(content)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"There is no run in {folder}: start one with `spikedata train --out {folder}`."
+        ) from None
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is damaged: {describe_validation_error(error)}.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and its learning curve, each as a whole or not at all."""
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    content["run"] = _run_hash(folder)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(folder / CHECKPOINT, buffer.getvalue())
+    table = io.StringIO(newline="")
+    columns = list(dict.fromkeys(key for row in checkpoint.curve for key in row))
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(checkpoint.curve)
+    write_whole(folder / CURVE, table.getvalue())
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint of a run, or nothing if it has none yet.
+
+    The file is read without executing anything in it (``weights_only``).
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, or belongs to another run than the ``run.json`` beside it.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        run = content.pop("run")
+        checkpoint = Checkpoint(**content)
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is damaged ({reason}): delete it to train again from the start."
+        ) from None
+    if run != _run_hash(folder):
+        raise CheckpointError(
+            f"{path} belongs to another run than {folder / RUN}: one of the two was replaced; "
+            "delete the checkpoint to train again."
+        )
+    return checkpoint
+
+
+def _run_hash(folder: Path) -> str:
+    return hashlib.sha256((folder / RUN).read_bytes()).hexdigest()

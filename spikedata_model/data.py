@@ -1,0 +1,161 @@
+"""What a run is trained on: recordings, targets and their scale, ready for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from spikedata.errors import did_you_mean
+from spikedata.recording import Recording
+from spikedata.sampler import Batch, Sampler
+from spikedata_model.config import Config
+from spikedata_model.errors import ConfigError
+from spikedata_model.vocabulary import Vocabulary
+
+__all__ = ["RunData", "Scale", "prepare_data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of one target in the training split of one recording.
+
+    Parameters
+    ----------
+    mean, std : tuple of float, length C
+        In the unit of the series.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Recordings with everything that must stay the same from training to evaluation.
+
+    Parameters
+    ----------
+    recordings : mapping of str to Recording
+        Where the data are read from, a `Store` as a rule.
+    recording_ids : tuple of str
+        Which of them are used.
+    channels : dict of str to int
+        Width of each target.
+    scales : dict of str to dict of str to Scale
+        By recording, then target.
+    vocabulary : Vocabulary
+        Embedding rows.
+    scheme : str or None
+        Split scheme.
+    """
+
+    recordings: Mapping[str, Recording]
+    recording_ids: tuple[str, ...]
+    channels: dict[str, int]
+    scales: dict[str, dict[str, Scale]]
+    vocabulary: Vocabulary
+    scheme: str | None
+
+    def sampler(self, split: str, config: Config, **options: object) -> Sampler:
+        """Return a sampler of these recordings and targets over one split."""
+        return Sampler(
+            self.recordings,
+            split,
+            window=config.model.context,
+            targets=tuple(self.channels),
+            recording_ids=self.recording_ids,
+            scheme=self.scheme,
+            seed=config.train.seed,
+            **options,  # type: ignore[arg-type]  # the sampler checks its own arguments
+        )
+
+    def has_split(self, split: str) -> bool:
+        """Return whether any recording has time in this split."""
+        splits = (self.recordings[name].split(split, self.scheme) for name in self.recording_ids)
+        return any(len(intervals) for intervals in splits)
+
+    def _per_row(self, batch: Batch, target: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std for every sample of a target in a batch, each of shape (K, C)."""
+        absent = Scale((0.0,) * self.channels[target], (1.0,) * self.channels[target])
+        scales = [self.scales[name].get(target, absent) for name in batch.recording_ids]
+        row = batch.recording[
+            np.repeat(np.arange(len(batch)), np.diff(batch.targets[target].offsets))
+        ]
+        mean, std = (np.array([getattr(one, part) for one in scales]) for part in ("mean", "std"))
+        return mean[row], std[row]
+
+    def normalised(self, batch: Batch, target: str) -> torch.Tensor:
+        """Return the samples of a target with mean 0 and deviation 1, shape (K, C), float32."""
+        mean, std = self._per_row(batch, target)
+        return torch.from_numpy(((batch.targets[target].values - mean) / std).astype(np.float32))
+
+    def restored(self, batch: Batch, target: str, predicted: torch.Tensor) -> np.ndarray:
+        """Return normalised predictions in the unit of the series, shape (K, C), float64."""
+        mean, std = self._per_row(batch, target)
+        return predicted.double().cpu().numpy() * std + mean
+
+
+def prepare_data(
+    recordings: Mapping[str, Recording], recording_ids: Sequence[str], config: Config
+) -> RunData:
+    """Return the data of a new run.
+
+    Raises
+    ------
+    ConfigError
+        If a recording has nothing to decode, a target differs in width between recordings,
+        or a channel never changes in the training split.
+    """
+    if not recording_ids:
+        raise ConfigError("There is no recording to train on: name some, or ingest a manifest.")
+    channels: dict[str, int] = {}
+    scales: dict[str, dict[str, Scale]] = {}
+    unit_ids: list[str] = []
+    for recording_id in recording_ids:
+        recording = recordings[recording_id]
+        targets = _targets(recording, config.data.targets)
+        for target in targets:
+            width = recording.series[target].values.shape[1]
+            if channels.setdefault(target, width) != width:
+                raise ConfigError(
+                    f"{recording_id}: '{target}' has {width} channels, {channels[target]} in the "
+                    "recordings before it; train them apart, or name the series differently."
+                )
+        scales[recording_id] = {name: _scale(recording, name, config) for name in targets}
+        unit_ids += [str(name) for name in recording.unit_ids]
+    vocabulary = Vocabulary(tuple(unit_ids), tuple(recording_ids))
+    return RunData(
+        recordings, tuple(recording_ids), channels, scales, vocabulary, config.data.scheme
+    )
+
+
+def _targets(recording: Recording, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the targets of a recording: the wanted ones that it has, or its own."""
+    targets = recording.targets if wanted is None else wanted
+    found = tuple(name for name in targets if name in recording.series)
+    if not found:
+        what = "names no target" if wanted is None else f"has no series '{', '.join(targets)}'"
+        raise ConfigError(
+            f"{recording.recording_id} {what}, so there is nothing to decode; "
+            f"{did_you_mean(targets[0] if targets else '', recording.series)} "
+            'Set --set data.targets=["…"], or `targets` in its manifest.'
+        )
+    return found
+
+
+def _scale(recording: Recording, target: str, config: Config) -> Scale:
+    series = recording.series[target]
+    train = recording.split("train", config.data.scheme)
+    lo, hi = series.bounds(train.start, train.end)
+    rows = [series.values[first:last] for first, last in zip(lo, hi, strict=True)]
+    values = np.concatenate([*rows, series.values[:0]]).astype(np.float64)
+    mean, std = (values.mean(axis=0), values.std(axis=0)) if len(values) else (np.zeros(1),) * 2
+    if not np.all(std > 0):
+        raise ConfigError(
+            f"{recording.recording_id}: '{target}' never changes in the training split "
+            f"({len(values)} samples), so it cannot be decoded; choose another target or split."
+        )
+    return Scale(tuple(mean.tolist()), tuple(std.tolist()))

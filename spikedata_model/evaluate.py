@@ -1,0 +1,296 @@
+"""Predictions for every sample of a split, stitched from overlapping windows, and their score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from spikedata import __version__
+from spikedata.files import write_whole
+from spikedata.progress import Progress, silent
+from spikedata.sampler import Batch, Sampler
+from spikedata.store import Store
+from spikedata_model.baselines import wiener_predict
+from spikedata_model.checkpoint import load_checkpoint, read_run
+from spikedata_model.config import Config
+from spikedata_model.data import RunData
+from spikedata_model.errors import CheckpointError, ConfigError
+from spikedata_model.poyo import Poyo
+from spikedata_model.tokenizer import tokenize
+
+__all__ = ["Evaluation", "Prediction", "Score", "evaluate", "predict", "r2_score"]
+
+STRIDE = 0.5  # of the context between windows: every sample is predicted about twice
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a decoder says of one target of one recording.
+
+    Parameters
+    ----------
+    recording_id, target : str
+        What was decoded.
+    columns : tuple of str, length C
+        Channels of the target.
+    unit : str
+        Unit of the values.
+    time : ndarray, shape (S,), float64
+        Sample times on the recording's clock; each sample of the split exactly once.
+    truth, predicted : ndarray, shape (S, C), float64
+        Measured and decoded values.
+    """
+
+    recording_id: str
+    target: str
+    columns: tuple[str, ...]
+    unit: str
+    time: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+class Score(BaseModel):
+    """How well one target of one recording was decoded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recording_id: str
+    target: str
+    columns: tuple[str, ...]
+    n_samples: int
+    r2: tuple[float, ...]  # POYO, by channel
+    baseline_r2: tuple[float, ...]  # Wiener filter, by channel
+    angle_error_deg: float | None = None  # median, for a (cos, sin) target
+    baseline_angle_error_deg: float | None = None
+
+    @property
+    def mean_r2(self) -> float:
+        """R² averaged over channels with equal weight."""
+        return float(np.mean(self.r2))
+
+    @property
+    def mean_baseline_r2(self) -> float:
+        """The baseline's R² averaged over channels with equal weight."""
+        return float(np.mean(self.baseline_r2))
+
+
+class Evaluation(BaseModel):
+    """The scores of a run on one split, as ``evaluation-<split>.json`` holds them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 1
+    spikedata_version: str = __version__
+    split: Literal["train", "valid", "test"]
+    step: int
+    scores: tuple[Score, ...]
+
+
+def r2_score(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the coefficient of determination of each channel, shape (C,).
+
+    1 - Σ(y - ŷ)² / Σ(y - ȳ)², with ȳ the mean over the scored samples; nan for a channel
+    that does not change.
+
+    Examples
+    --------
+    >>> r2_score(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [1.0], [1.0]])).tolist()
+    [0.5]
+    """
+    residual = np.sum((truth - predicted) ** 2, axis=0)
+    total = np.sum((truth - truth.mean(axis=0)) ** 2, axis=0)
+    return 1 - np.divide(residual, total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def predict(
+    model: Poyo,
+    data: RunData,
+    config: Config,
+    split: str,
+    *,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> list[Prediction]:
+    """Return stitched predictions for every sample of a split.
+
+    Windows of the model's context, half a context apart, cover each interval of the split;
+    a last one ends with it. A sample's prediction is the mean over the windows that hold it.
+    No window reaches outside its interval, so no spike of another split is seen.
+
+    Raises
+    ------
+    ConfigError
+        If no recording has time in the split.
+    """
+    if not data.has_split(split):
+        raise ConfigError(
+            f"No recording of this run has time in the split '{split}'; score another with --split."
+        )
+    ids = tuple(
+        name for name in data.recording_ids if len(data.recordings[name].split(split, data.scheme))
+    )
+    sampler = Sampler(
+        data.recordings,
+        split,
+        window=config.model.context,
+        batch_size=batch_size,
+        targets=tuple(data.channels),
+        recording_ids=ids,
+        scheme=data.scheme,
+        order="sequential",
+        stride=STRIDE * config.model.context,
+        short="keep",
+    )
+    sums = {
+        (name, target): np.zeros((len(data.recordings[name].series[target]), width + 1))
+        for name in ids
+        for target, width in data.channels.items()
+        if target in data.scales[name]
+    }
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for step in range(sampler.steps()):
+            batch = sampler.batch(0, step)
+            tokens = tokenize(
+                batch, data.vocabulary, sampler.unit_ids, context=config.model.context
+            )
+            for target, normalised in model(tokens).items():
+                _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
+            progress(f"predicting {split}", step + 1, sampler.steps())
+    model.train(was_training)
+    return [_finish(data, name, target, one) for (name, target), one in sums.items()]
+
+
+def _add_windows(
+    sums: dict[tuple[str, str], np.ndarray],
+    batch: Batch,
+    target: str,
+    values: np.ndarray,
+    data: RunData,
+) -> None:
+    """Add the predictions of a batch, and a count of one, to the rows of their samples."""
+    offsets = batch.targets[target].offsets
+    for window, (start, end) in enumerate(zip(batch.start, batch.end, strict=True)):
+        name = batch.recording_ids[batch.recording[window]]
+        if (name, target) in sums:
+            lo, hi = data.recordings[name].series[target].bounds(start, end)
+            rows = values[offsets[window] : offsets[window + 1]]
+            sums[name, target][lo:hi, :-1] += rows
+            sums[name, target][lo:hi, -1] += 1
+
+
+def _finish(data: RunData, name: str, target: str, sums: np.ndarray) -> Prediction:
+    series = data.recordings[name].series[target]
+    rows = np.flatnonzero(sums[:, -1])
+    return Prediction(
+        recording_id=name,
+        target=target,
+        columns=series.columns,
+        unit=series.unit,
+        time=series.times(rows),
+        truth=np.asarray(series.values[rows], np.float64),
+        predicted=sums[rows, :-1] / sums[rows, -1:],
+    )
+
+
+def evaluate(
+    store: Store,
+    folder: Path,
+    *,
+    split: Literal["train", "valid", "test"] = "test",
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score a run and a Wiener filter on the same samples, and write both beside the run.
+
+    Writes ``evaluation-<split>.json`` and ``predictions-<split>.arrow`` (columns recording_id,
+    target, channel, unit, time in seconds, truth, poyo, wiener).
+
+    Raises
+    ------
+    CheckpointError
+        If the run has no finished model, or the store holds other data.
+    ConfigError
+        If no recording has time in the split.
+    """
+    record = read_run(folder)
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is None or checkpoint.step < record.config.train.steps:
+        done = 0 if checkpoint is None else checkpoint.step
+        raise CheckpointError(
+            f"The run in {folder} is at step {done} of {record.config.train.steps}: "
+            "give the same `spikedata train` command again to finish it."
+        )
+    data = record.data(store)
+    model = record.build_model()
+    model.load_state_dict(checkpoint.model)
+    predictions = predict(model, data, record.config, split, progress=progress)
+    baselines, scores = [], []
+    for done, one in enumerate(predictions):
+        progress("fitting the Wiener filter", done, len(predictions))
+        recording = store[one.recording_id]
+        train = recording.split("train", data.scheme)
+        baseline = wiener_predict(recording, one.target, train, recording.split(split, data.scheme))
+        baselines.append(baseline)
+        scores.append(_score(one, baseline))
+        progress("fitting the Wiener filter", done + 1, len(predictions))
+    evaluation = Evaluation(split=split, step=checkpoint.step, scores=tuple(scores))
+    _write_predictions(folder / f"predictions-{split}.arrow", predictions, baselines)
+    write_whole(folder / f"evaluation-{split}.json", evaluation.model_dump_json(indent=1) + "\n")
+    return evaluation
+
+
+def _score(one: Prediction, baseline: np.ndarray) -> Score:
+    angles = (None, None)
+    if one.columns == ("cos", "sin"):
+        angles = (_angle_error(one.truth, one.predicted), _angle_error(one.truth, baseline))
+    return Score(
+        recording_id=one.recording_id,
+        target=one.target,
+        columns=one.columns,
+        n_samples=len(one.time),
+        r2=tuple(r2_score(one.truth, one.predicted).tolist()),
+        baseline_r2=tuple(r2_score(one.truth, baseline).tolist()),
+        angle_error_deg=angles[0],
+        baseline_angle_error_deg=angles[1],
+    )
+
+
+def _angle_error(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the median absolute error in degrees of angles given as (cos, sin)."""
+    angle, decoded = (np.arctan2(one[:, 1], one[:, 0]) for one in (truth, predicted))
+    wrapped = np.angle(np.exp(1j * (decoded - angle)))
+    return float(np.degrees(np.median(np.abs(wrapped))))
+
+
+def _write_predictions(
+    path: Path, predictions: list[Prediction], baselines: list[np.ndarray]
+) -> None:
+    tables = []
+    for one, baseline in zip(predictions, baselines, strict=True):
+        for row, channel in enumerate(one.columns):
+            same = {"recording_id": one.recording_id, "target": one.target, "channel": channel,
+                    "unit": one.unit}  # fmt: skip
+            columns = {
+                name: pa.array([text] * len(one.time)).dictionary_encode()
+                for name, text in same.items()
+            }
+            columns |= {
+                "time": pa.array(one.time),
+                "truth": pa.array(np.ascontiguousarray(one.truth[:, row])),
+                "poyo": pa.array(np.ascontiguousarray(one.predicted[:, row])),
+                "wiener": pa.array(np.ascontiguousarray(baseline[:, row])),
+            }
+            tables.append(pa.table(columns))
+    table = pa.concat_tables(tables).unify_dictionaries()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_whole(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,72 @@
+"""Which row of the embedding tables belongs to which unit and recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from spikedata.errors import did_you_mean
+from spikedata_model.errors import VocabularyError
+
+__all__ = ["Vocabulary"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of units and recordings in the order of their embedding rows.
+
+    Parameters
+    ----------
+    unit_ids, recording_ids : tuple of str
+        Row ``i`` belongs to id ``i``.
+
+    Raises
+    ------
+    VocabularyError
+        If an id occurs twice.
+    """
+
+    unit_ids: tuple[str, ...]
+    recording_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for kind, ids in (("unit", self.unit_ids), ("recording", self.recording_ids)):
+            if len(set(ids)) < len(ids):
+                twice = next(one for one in ids if ids.count(one) > 1)
+                raise VocabularyError(f"The {kind} '{twice}' occurs twice in the vocabulary.")
+
+    @cached_property
+    def _unit_rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.unit_ids)}
+
+    @cached_property
+    def _recording_rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.recording_ids)}
+
+    def unit_rows(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return the embedding rows of units, shape (U,), int64.
+
+        Raises
+        ------
+        VocabularyError
+            If the model was not trained on one of them.
+        """
+        return _rows("unit", ids, self._unit_rows)
+
+    def recording_rows(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the embedding rows of recordings, shape (R,), int64; errors as `unit_rows`."""
+        return _rows("recording", ids, self._recording_rows)
+
+
+def _rows(kind: str, ids: Sequence[str] | np.ndarray, known: dict[str, int]) -> np.ndarray:
+    names = [str(name) for name in ids]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise VocabularyError(
+            f"The model knows no {kind} '{unknown[0]}' ({len(unknown)} unknown of {len(names)}); "
+            f"{did_you_mean(unknown[0], list(known)[:50])} Train it on that recording first."
+        )
+    return np.array([known[name] for name in names], np.int64)
