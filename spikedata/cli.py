@@ -27,8 +27,16 @@ from spikedata.store import Store
 __all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
 
 
+ORDER = ("fetch", "ingest", "info", "train", "evaluate", "report")
+
+
 class _Program(TyperGroup):
     """Turns errors into one sentence and an exit code: 1 some work failed, 2 misuse."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used; others come last."""
+        known = [name for name in ORDER if name in self.commands]
+        return known + sorted(self.commands.keys() - set(known))
 
     def invoke(self, ctx: click.Context) -> object:
         try:

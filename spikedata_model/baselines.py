@@ -150,7 +150,7 @@ def _moments(
         y_sum += y.sum(axis=0)
         xx += x.T @ x
         xy += x.T @ y
-    return Moments(float(len(rows)), x_sum, y_sum, xx, xy
+    return Moments(float(len(rows)), x_sum, y_sum, xx, xy)
 
 
 def _apply(moments: Moments, alpha: float, features: np.ndarray) -> np.ndarray:

@@ -192,8 +192,8 @@ end of the training time. Both see only spikes of the split.</p>
 <div class="scroll">{_recording_table(store, record)}</div>
 <h2>How to repeat it</h2>
 <pre>{html.escape(json.dumps(record.config.model_dump(mode="json"), indent=1))}</pre>
-<p class="note">spikedata {html.escape(record.spikedata_version)}. The file run.json beside this page
-holds the whole configuration, the unit vocabulary and a fingerprint of every recording.</p>
+<p class="note">spikedata {html.escape(record.spikedata_version)}. The file run.json beside this
+page holds the whole configuration, the unit vocabulary and a fingerprint of every recording.</p>
 </body>
 </html>
 """
