@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. Both build the environment they need.
+PYTHON ?= python3
+VENV ?= .venv
+# Which torch to install. Plain Linux wheels bring CUDA along; name another build here to avoid it.
+TORCH ?= torch==2.13.0
+PRESET ?= compact
+RUN ?= runs/demo
+export SPIKEDATA_CACHE ?= $(CURDIR)/.spikedata
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format bench clean
+
+demo: $(READY)  ## train a decoder on the sample recordings, score it, draw it
+	$(BIN)/spikedata fetch --manifest sample
+	$(BIN)/spikedata ingest --manifest sample
+	$(BIN)/spikedata train --manifest sample --preset $(PRESET) --out $(RUN)
+	$(BIN)/spikedata evaluate $(RUN)
+	$(BIN)/spikedata report $(RUN)
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## what CI checks besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .spikedata runs build dist
+
+# The stamp is written last, so that an installation that was cut off is done again.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" --editable ".[model,dev]"
+	touch $@
