@@ -1,0 +1,175 @@
+"""Cleans and derives series: each rule drops rows under its own name and counts them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from spikedata.errors import HarmonizeError
+from spikedata.intervals import IntervalSet
+from spikedata.manifest import SeriesOptions
+from spikedata.nwb import SeriesData
+from spikedata.recording import Series
+
+__all__ = ["build_series", "build_velocity", "series_coverage"]
+
+GAP_STEPS = 10  # lost samples in a row that still count as observed, when max_gap is not given
+
+
+def build_series(
+    options: SeriesOptions, sources: Sequence[SeriesData], dropped: Counter[str]
+) -> Series:
+    """Return one series made of `sources`, cleaned by the rules of `options`.
+
+    The rules run in this order and are counted in `dropped` as ``series.<name>.<rule>``:
+    ``bad_time`` (not finite), ``repeated_time``, ``backward_time`` (at or before an earlier
+    sample), ``not_finite`` (a value is), ``still``, ``out_of_range`` and ``too_fast``.
+
+    Raises
+    ------
+    HarmonizeError
+        If several sources do not share their times, or names and columns do not fit.
+    """
+    rule = f"series.{options.name}"
+    values, time = _joined(options, sources), sources[0].times()
+    columns = _columns(options, sources)
+    ignored = sum(source.conversion_ignored for source in sources)
+    dropped[f"{rule}.conversion_ignored"] += ignored
+    values = values if options.scale == 1.0 else values * options.scale
+    unit = options.unit if options.unit is not None else sources[0].unit
+    kept = _usable_times(rule, time, dropped)
+    kept = kept[_usable_values(options, time[kept], values[kept], dropped)]
+    if options.transform == "cos_sin":
+        degrees = sources[0].unit.lower().startswith("deg") and options.unit is None
+        angle = np.deg2rad(values) if degrees else values
+        values = np.stack([np.cos(angle), np.sin(angle)], 2).reshape(len(values), -1)
+        unit = options.unit or ""
+    first = sources[0]
+    if first.rate is not None and len(kept) == len(values):
+        return Series(values, unit, columns, start=first.start, rate=first.rate)
+    return Series(values[kept], unit, columns, time=time[kept])
+
+
+def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]) -> Series:
+    """Return the velocity of `source` by central differences against its times.
+
+    No difference is taken across a pause of more than ``max_gap``; a sample between two
+    pauses has no velocity and is dropped (``series.<name>.alone``).
+
+    References
+    ----------
+    ``numpy.gradient`` with coordinates: second order inside, first order at the ends.
+    """
+    rule = f"series.{options.name}"
+    time = source.times()
+    values = np.full(source.values.shape, np.nan)
+    reach = series_coverage(source, options.max_gap)
+    for lo, hi in zip(*source.bounds(reach.start, reach.end), strict=True):
+        if hi - lo > 1:
+            values[lo:hi] = np.gradient(source.values[lo:hi], time[lo:hi], axis=0)
+    alone = np.isnan(values).any(1)
+    dropped[f"{rule}.alone"] += int(alone.sum())
+    values = values * options.scale
+    kept = np.flatnonzero(~alone)
+    kept = kept[_in_range(options, values[kept], dropped)]
+    if options.max_speed is not None:
+        slow = np.linalg.norm(values[kept], axis=1) <= options.max_speed
+        dropped[f"{rule}.too_fast"] += int((~slow).sum())
+        kept = kept[slow]
+    columns = options.columns or source.columns
+    unit = options.unit if options.unit is not None else f"{source.unit or '1'}/s"
+    if source.rate is not None and len(kept) == len(values):
+        return Series(values, unit, columns, start=source.start, rate=source.rate)
+    return Series(values[kept], unit, columns, time=time[kept])
+
+
+def series_coverage(series: Series, max_gap: float | None) -> IntervalSet:
+    """Return where the series was observed; by default a pause is ten median sampling steps."""
+    if max_gap is None:
+        step = np.diff(series.times())
+        max_gap = GAP_STEPS * float(np.median(step)) if len(step) else 1.0
+    return series.coverage(max_gap)
+
+
+# ------------------------------------------------------------------ parts of the above
+
+
+def _joined(options: SeriesOptions, sources: Sequence[SeriesData]) -> np.ndarray:
+    first = sources[0].times()
+    for other in sources[1:]:
+        if not np.array_equal(other.times(), first):
+            raise HarmonizeError(
+                f"The series '{options.name}' joins `{sources[0].path}` and `{other.path}`, "
+                "which do not have the same times; make two series of them."
+            )
+    return np.concatenate([source.values for source in sources], axis=1)
+
+
+def _columns(options: SeriesOptions, sources: Sequence[SeriesData]) -> tuple[str, ...]:
+    names = tuple(name for source in sources for name in source.columns)
+    if options.transform == "cos_sin":
+        names = tuple(f"{part}_{name}" for name in names for part in ("cos", "sin"))
+    if len(set(names)) < len(names):
+        names = tuple(str(number) for number in range(len(names)))
+    if options.columns is not None and len(options.columns) != len(names):
+        raise HarmonizeError(
+            f"The series '{options.name}' has {len(names)} columns, but the manifest names "
+            f"{len(options.columns)}: {', '.join(options.columns)}."
+        )
+    return options.columns or names
+
+
+def _usable_times(rule: str, time: np.ndarray, dropped: Counter[str]) -> np.ndarray:
+    """Return the rows whose time is finite and after every earlier one."""
+    kept = np.flatnonzero(np.isfinite(time))
+    dropped[f"{rule}.bad_time"] += len(time) - len(kept)
+    found = time[kept]
+    latest = np.concatenate([[-np.inf], np.maximum.accumulate(found)[:-1]]) if len(found) else found
+    dropped[f"{rule}.repeated_time"] += int((found == latest).sum())
+    dropped[f"{rule}.backward_time"] += int((found < latest).sum())
+    return kept[found > latest]
+
+
+def _usable_values(
+    options: SeriesOptions, time: np.ndarray, values: np.ndarray, dropped: Counter[str]
+) -> np.ndarray:
+    """Return the rows that the rules on values keep."""
+    rule = f"series.{options.name}"
+    kept = np.flatnonzero(np.isfinite(values).all(1))
+    dropped[f"{rule}.not_finite"] += len(values) - len(kept)
+    if options.max_still is not None:
+        still = _still(time[kept], values[kept], options.max_still)
+        dropped[f"{rule}.still"] += int(still.sum())
+        kept = kept[~still]
+    kept = kept[_in_range(options, values[kept], dropped)]
+    if options.max_speed is not None:
+        fast = _beside_a_jump(time[kept], values[kept], options.max_speed)
+        dropped[f"{rule}.too_fast"] += int(fast.sum())
+        kept = kept[~fast]
+    return kept
+
+
+def _in_range(options: SeriesOptions, values: np.ndarray, dropped: Counter[str]) -> np.ndarray:
+    if options.range is None:
+        return np.arange(len(values))
+    low, high = options.range
+    inside = ((values >= low) & (values <= high)).all(1)
+    dropped[f"series.{options.name}.out_of_range"] += int((~inside).sum())
+    return np.flatnonzero(inside)
+
+
+def _still(time: np.ndarray, values: np.ndarray, longest: float) -> np.ndarray:
+    """Return which rows lie in a run of one exact value that lasts more than `longest` s."""
+    if len(values) == 0:
+        return np.zeros(0, bool)
+    first = np.flatnonzero(np.append(True, (np.diff(values, axis=0) != 0).any(1)))
+    last = np.append(first[1:] - 1, len(values) - 1)
+    return np.repeat(time[last] - time[first] > longest, last - first + 1)
+
+
+def _beside_a_jump(time: np.ndarray, values: np.ndarray, fastest: float) -> np.ndarray:
+    """Return which rows are at either end of a step faster than `fastest` per second."""
+    fast = np.linalg.norm(np.diff(values, axis=0), axis=1) > fastest * np.diff(time)
+    return np.append(False, fast)[: len(time)] | np.append(fast, False)[: len(time)]

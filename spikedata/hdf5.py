@@ -1,0 +1,156 @@
+"""Reads groups and arrays of an HDF5 file that nobody vouches for.
+
+A link or an array that would make the library open another file is refused, before it is
+followed: a path given by a stranger must not decide what is read on this machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spikedata.errors import HarmonizeError
+
+__all__ = ["Hdf5File", "number_of", "text_of"]
+
+MAX_BYTES = 16 * 2**30  # one array; a hostile file can claim any shape in a few bytes
+MAX_LINKS = 16  # soft links followed one after another
+
+
+class Hdf5File:
+    """An HDF5 file, open for reading, whose links cannot leave it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    HarmonizeError
+        If it does not exist, is not HDF5, or is cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            self.root = h5py.File(path, "r", locking=False)
+        except FileNotFoundError:
+            raise HarmonizeError(f"{path}: there is no such file.") from None
+        except OSError as error:
+            raise HarmonizeError(f"{path.name}: {_why_not_open(path, error)}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.root.close()
+
+    def names(self, path: str = "") -> list[str]:
+        """Return the names in the group at `path`; none for an array or where nothing is.
+
+        Never ask ``name in group`` of h5py: it follows a link that leaves the file.
+        """
+        node = self.find(path)
+        return list(node) if isinstance(node, h5py.Group) else []
+
+    def open(self, path: str) -> h5py.Group | h5py.Dataset:
+        """Return the object at `path`, or raise when there is none."""
+        node = self.find(path)
+        if node is None:
+            raise HarmonizeError(f"{self.name}: there is no `{path}` in this file.")
+        return node
+
+    def find(self, path: str) -> h5py.Group | h5py.Dataset | None:
+        """Return the object at `path`, or None; no link is followed out of the file."""
+        return self._follow([part for part in path.split("/") if part], path, MAX_LINKS)
+
+    def _follow(self, parts: list[str], asked: str, left: int) -> h5py.Group | h5py.Dataset | None:
+        node: h5py.Group | h5py.Dataset = self.root
+        for depth, part in enumerate(parts):
+            link = _link(node, part)
+            if link is None:
+                return None
+            if isinstance(link, h5py.SoftLink) and left > 0:
+                target = [step for step in link.path.split("/") if step not in ("", ".")]
+                base = [] if link.path.startswith("/") else parts[:depth]
+                return self._follow([*base, *target, *parts[depth + 1 :]], asked, left - 1)
+            if not isinstance(link, h5py.HardLink):
+                raise HarmonizeError(
+                    f"{self.name}: `{asked}` is a link that leaves the file or leads in a "
+                    "circle; such links are not followed. Ask for a file that is whole."
+                )
+            node = node[part]
+        return node
+
+    def text_behind(self, reference: object, attribute: str) -> str:
+        """Return an attribute, as text, of the object that an object reference points to."""
+        try:
+            return text_of(self.root[reference].attrs.get(attribute, ""))
+        except (KeyError, TypeError, ValueError):  # a reference to nothing, or none at all
+            return ""
+
+    def dataset(self, path: str) -> h5py.Dataset:
+        """Return the array at `path`, unread, if its values lie in this file."""
+        data = self.open(path)
+        if not isinstance(data, h5py.Dataset):
+            raise HarmonizeError(f"{self.name}: `{path}` is a group, expected an array.")
+        if data.is_virtual or data.external is not None:
+            raise HarmonizeError(
+                f"{self.name}: the values of `{path}` lie outside the file; such arrays "
+                "are not read. Ask for a file that is whole."
+            )
+        return data
+
+    def read(self, data: h5py.Dataset) -> np.ndarray:
+        """Return a whole array, strings as str, in one read."""
+        size = (data.size or 0) * data.dtype.itemsize
+        if size > MAX_BYTES:
+            raise HarmonizeError(
+                f"{self.name}: `{data.name}` claims {size:,} bytes, more than the "
+                f"{MAX_BYTES:,} that are read at once."
+            )
+        try:
+            if h5py.check_string_dtype(data.dtype) is None:
+                return np.asarray(data[()])
+            return np.asarray(data.asstr(errors="replace")[()], dtype=str)
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            raise HarmonizeError(
+                f"{self.name}: `{data.name}` cannot be read ({error}); the file is damaged."
+            ) from None
+
+
+def text_of(value: object) -> str:
+    """Return an attribute or a value as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def number_of(value: object) -> float | None:
+    """Return an attribute or a value as a finite float, or None."""
+    try:
+        number = float(np.asarray(value).reshape(()))
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _link(
+    node: h5py.Group | h5py.Dataset, name: str
+) -> h5py.HardLink | h5py.SoftLink | h5py.ExternalLink | None:
+    """Return the link of that name in `node`, without following it, or None."""
+    if not isinstance(node, h5py.Group):
+        return None
+    try:
+        return node.get(name, getlink=True)
+    except TypeError:  # a kind of link that h5py does not know: as if it led outside
+        return h5py.ExternalLink("", "")
+
+
+def _why_not_open(path: Path, error: OSError) -> str:
+    if path.is_dir():
+        return "this is a folder, expected an NWB file."
+    if path.stat().st_size == 0:
+        return "the file is empty; fetch it again."
+    if "truncated" in str(error):
+        return f"the file is cut short at {path.stat().st_size:,} bytes; fetch it again."
+    return f"this is not an HDF5 file, so it cannot be read as NWB ({error})."

@@ -1,0 +1,420 @@
+"""Reads NWB files by their structure, straight from HDF5, as plain arrays.
+
+Cached namespaces are never run, and what is not asked for (waveforms, LFP, images) is never
+touched; `spikedata.hdf5` refuses links that leave the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from spikedata.errors import HarmonizeError, did_you_mean
+from spikedata.hdf5 import Hdf5File, number_of, text_of
+
+__all__ = ["Entry", "NwbFile", "SeriesData", "TableData", "UnitTable"]
+
+MAX_DEPTH = 16  # a hostile file can nest groups without end
+SEARCHED = ("units", "acquisition", "processing", "intervals", "stimulus", "scratch")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing in the file that could be harmonised: a units table, a series or a table.
+
+    ``kind`` is "units", "series", "intervals", "table" or "link" (one that leaves the file).
+    ``timing`` says how a series is timed: "60 Hz", "timestamps" or "".
+    """
+
+    path: str
+    kind: str
+    neurodata_type: str
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    unit: str = ""
+    timing: str = ""
+    rate: float | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitTable:
+    """The units table, ragged columns as flat arrays with row bounds.
+
+    Parameters
+    ----------
+    name : ndarray, shape (U,), str
+        The units' ids in the file.
+    spike_time : ndarray, shape (N,), float64
+        Spike times in seconds, unit after unit, as the file has them.
+    spike_bound : ndarray, shape (U + 1,), int64
+        Unit u has ``spike_time[spike_bound[u]:spike_bound[u + 1]]``.
+    columns : mapping of str to ndarray, shape (U,)
+        Columns with one value per unit; ``"area"`` when the file says where a unit lies.
+    observed : ndarray, shape (K, 2), float64, optional
+        Observation intervals in seconds, unit after unit.
+    observed_bound : ndarray, shape (U + 1,), int64, optional
+        Rows of `observed` of each unit, as `spike_bound`.
+    """
+
+    path: str
+    name: np.ndarray
+    spike_time: np.ndarray
+    spike_bound: np.ndarray
+    columns: dict[str, np.ndarray]
+    observed: np.ndarray | None = None
+    observed_bound: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesData:
+    """One time series: ``values`` (T, C) in ``unit``, with ``time`` (T,) or ``start`` and ``rate``.
+
+    ``conversion_ignored`` says that the file's conversion factor is not a number and was left out.
+    """
+
+    path: str
+    values: np.ndarray
+    unit: str
+    columns: tuple[str, ...]
+    time: np.ndarray | None = None
+    start: float = 0.0
+    rate: float | None = None
+    conversion_ignored: bool = False
+
+    def times(self) -> np.ndarray:
+        """Return the time of each sample (s, float64)."""
+        if self.time is not None:
+            return self.time
+        return self.start + np.arange(len(self.values)) / (self.rate or 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TableData:
+    """A table of intervals: ``start`` and ``end`` (K,) s, ``columns`` (K,) or (K, M).
+
+    ``skipped`` names the columns that hold no fixed number of values per row.
+    """
+
+    path: str
+    start: np.ndarray
+    end: np.ndarray
+    columns: dict[str, np.ndarray]
+    skipped: tuple[str, ...] = ()
+
+
+class NwbFile:
+    """An NWB file that is open for reading; close it, or use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    HarmonizeError
+        If it is no HDF5 file, is cut short, or is not NWB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._h5 = Hdf5File(self.path)
+        if "nwb_version" not in self._h5.root.attrs:
+            self.close()
+            raise HarmonizeError(
+                f"{self.path.name}: this is an HDF5 file but not NWB (it has no `nwb_version`); "
+                "a file of another format needs a harmoniser of its own."
+            )
+
+    def __enter__(self) -> NwbFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._h5.close()
+
+    # -------------------------------------------------------------- what there is
+
+    def listing(self) -> list[Entry]:
+        """Return every units table, series, table and outward link, each once, in file order."""
+        found: list[Entry] = []
+        seen: set[int] = set()
+        for name in (name for name in SEARCHED if name in self._h5.names()):
+            found.extend(self._walk(name, seen))
+        return found
+
+    def _walk(self, path: str, seen: set[int]) -> Iterator[Entry]:
+        try:
+            node = self._h5.open(path)
+        except HarmonizeError:
+            yield Entry(path, "link", "")
+            return
+        address = h5py.h5o.get_info(node.id).addr
+        if not isinstance(node, h5py.Group) or address in seen or path.count("/") > MAX_DEPTH:
+            return
+        seen.add(address)
+        entry = self._entry(path, node)
+        if entry is not None:
+            yield entry
+            return
+        for name in node:
+            yield from self._walk(f"{path}/{name}", seen)
+
+    def _entry(self, path: str, node: h5py.Group) -> Entry | None:
+        """Return what the group is, or None when it only holds other things."""
+        kind, names = text_of(node.attrs.get("neurodata_type", "")), set(node)
+        if "colnames" in node.attrs:
+            columns = tuple(text_of(name) for name in np.atleast_1d(node.attrs["colnames"]))
+            timed = {"start_time", "stop_time"} <= set(columns)
+            label = "units" if kind == "Units" else "intervals" if timed else "table"
+            rows = self._h5.open(f"{path}/id").shape if "id" in names else ()
+            return Entry(path, label, kind, shape=rows, columns=columns)
+        if "data" not in names or not names & {"timestamps", "starting_time"}:
+            return None
+        try:
+            data, rate = self._h5.dataset(f"{path}/data"), None
+            if "starting_time" in names:
+                rate = number_of(self._h5.dataset(f"{path}/starting_time").attrs.get("rate"))
+        except HarmonizeError:
+            return Entry(path, "link", kind)
+        return Entry(
+            path, "series", kind, data.shape, data.dtype.name, text_of(data.attrs.get("unit", "")),
+            "timestamps" if rate is None else f"{rate:g} Hz", rate,
+        )  # fmt: skip
+
+    def about(self) -> dict[str, str]:
+        """Return what the file says of its session and subject, empty fields left out."""
+        fields = {
+            "session": "general/session_id", "identifier": "identifier",
+            "session_start": "session_start_time", "description": "session_description",
+            "lab": "general/lab", "institution": "general/institution",
+            "subject": "general/subject/subject_id", "species": "general/subject/species",
+            "sex": "general/subject/sex", "age": "general/subject/age",
+        }  # fmt: skip
+        found = {}
+        for name, path in fields.items():
+            with suppress(HarmonizeError):
+                value = self._h5.read(self._h5.dataset(path))
+                text = "; ".join(text_of(part) for part in np.atleast_1d(value)).strip()
+                if text:
+                    found[name] = text
+        return found
+
+    # -------------------------------------------------------------- the arrays
+
+    def read_units(self) -> UnitTable:
+        """Return the units table with all spike times in one read.
+
+        Raises
+        ------
+        HarmonizeError
+            If there is none, it has no spike times, or its index does not fit them.
+        """
+        path = self._units_path()
+        table = self._h5.names(path)
+        if "spike_times" not in table or "spike_times_index" not in table:
+            raise HarmonizeError(
+                f"{self.path.name}: the units table `{path}` has no spike times "
+                "(it needs `spike_times` and `spike_times_index`)."
+            )
+        count = len(self._h5.dataset(f"{path}/spike_times_index"))
+        name = np.arange(count).astype(str)
+        if "id" in table:
+            name = np.asarray(self._h5.read(self._h5.dataset(f"{path}/id"))).astype(str)
+        spikes, bound = self._ragged(f"{path}/spike_times", count)
+        observed = observed_bound = None
+        if "obs_intervals" in table and "obs_intervals_index" in table:
+            observed, observed_bound = self._ragged(f"{path}/obs_intervals", count)
+            observed = observed.reshape(-1, 2)
+        columns = {
+            column: values
+            for column, values in self._columns(path, count)[0].items()
+            if values.ndim == 1
+        }
+        area = self._areas(path, count, columns)
+        if area is not None:
+            columns["area"] = area
+        return UnitTable(
+            path, name, spikes.reshape(-1), bound, columns, observed, observed_bound
+        )  # fmt: skip
+
+    def read_series(self, path: str) -> SeriesData:
+        """Return one series as ``data * conversion + offset``, at its own times.
+
+        Raises
+        ------
+        HarmonizeError
+            If there is no such series, it is not numeric, or its times do not fit its values.
+        """
+        group = self._find(path, "series", {"data"})
+        data = self._h5.dataset(f"{path}/data")
+        if data.dtype.kind not in "fiub" or data.ndim not in (1, 2):
+            raise HarmonizeError(
+                f"{self.path.name}: the series `{path}` holds {data.dtype.name} of shape "
+                f"{data.shape}; only numbers of shape (T,) or (T, C) can be harmonised."
+            )
+        values, ignored = self._scaled(data)
+        values = values.reshape(len(values), -1)
+        time, start, rate = self._timing(path, len(values))
+        comments = text_of(group.attrs.get("comments", ""))
+        columns = _column_names(path, values.shape[1], data.ndim, comments)
+        unit = text_of(data.attrs.get("unit", ""))
+        return SeriesData(path, values, unit, columns, time, start, rate, ignored)
+
+    def read_table(self, path: str) -> TableData:
+        """Return a table of intervals.
+
+        Raises
+        ------
+        HarmonizeError
+            If there is no such table, or it has no start and stop times.
+        """
+        self._find(path, "intervals", {"start_time", "stop_time"})
+        count = len(self._h5.dataset(f"{path}/start_time"))
+        columns, skipped = self._columns(path, count)
+        start, end = columns.pop("start_time", None), columns.pop("stop_time", None)
+        if start is None or end is None or start.dtype.kind not in "fiu" or end.dtype.kind != "f":
+            raise HarmonizeError(
+                f"{self.path.name}: `{path}` needs one number per row in `start_time` and "
+                f"`stop_time` ({count} rows)."
+            )
+        return TableData(
+            path, start.astype(np.float64), end.astype(np.float64), columns, tuple(skipped)
+        )  # fmt: skip
+
+    # -------------------------------------------------------------- parts of the above
+
+    def _find(self, path: str, kind: str, parts: set[str]) -> h5py.Group:
+        """Return the group at `path` if it has these parts; else name what could be meant."""
+        group = self._h5.find(path)
+        if isinstance(group, h5py.Group) and parts <= set(group):
+            return group
+        known = [entry.path for entry in self.listing() if entry.kind == kind]
+        last = path.rsplit("/", 1)[-1]
+        same = [one for one in known if one.rsplit("/", 1)[-1] == last]
+        hint = f"did you mean '{same[0]}'?" if same else did_you_mean(path, known)
+        raise HarmonizeError(f"{self.path.name}: there are no {kind} at `{path}`; {hint}")
+
+    def _units_path(self) -> str:
+        if "units" in self._h5.names():
+            return "units"
+        found = [entry.path for entry in self.listing() if entry.kind == "units"]
+        if len(found) != 1:
+            there = f"several: {', '.join(found)}" if found else "none"
+            raise HarmonizeError(
+                f"{self.path.name}: expected one units table with spike times, found {there}; "
+                "leave the asset out of the manifest, or write a harmoniser for it."
+            )
+        return found[0]
+
+    def _ragged(self, path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a ragged column whole, with the row bounds of each of `count` units."""
+        values = self._h5.dataset(path)
+        ends = np.asarray(self._h5.read(self._h5.dataset(f"{path}_index")))
+        if values.dtype.kind not in "fiu" or ends.dtype.kind not in "iu" or ends.ndim != 1:
+            raise HarmonizeError(f"{self.path.name}: `{path}` or its index does not hold numbers.")
+        bound = np.concatenate([[0], ends.astype(np.int64)])
+        if len(ends) != count or np.any(np.diff(bound) < 0) or bound[-1] != len(values):
+            raise HarmonizeError(
+                f"{self.path.name}: the index of `{path}` says {len(ends)} units and "
+                f"{int(bound.max())} values, the column has {len(values)} for {count} units: "
+                "the file is cut or damaged; fetch it again or leave it out."
+            )
+        return np.asarray(self._h5.read(values), np.float64), bound
+
+    def _columns(self, path: str, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Return the columns with one row per row of the table, and the names of the others."""
+        columns: dict[str, np.ndarray] = {}
+        skipped = []
+        group = set(self._h5.names(path))
+        listed = self._h5.open(path).attrs.get("colnames", sorted(group))
+        for name in (text_of(name) for name in np.atleast_1d(listed)):
+            if name in ("id", "spike_times", "obs_intervals", "waveforms") or name not in group:
+                continue
+            data = self._h5.dataset(f"{path}/{name}")
+            text = h5py.check_string_dtype(data.dtype) is not None
+            fits = data.ndim in (1, 2) and len(data) == count and f"{name}_index" not in group
+            if not fits or not (text or data.dtype.kind in "fiub"):
+                skipped.append(name)
+                continue
+            values = np.asarray(self._h5.read(data))
+            columns[name] = values[:, 0] if values.shape[1:] == (1,) else values
+        return columns, skipped
+
+    def _areas(self, path: str, count: int, columns: dict[str, np.ndarray]) -> np.ndarray | None:
+        """Return where each unit lies: its own column, its first electrode's, or its group's."""
+        if "location" in columns:
+            return columns["location"].astype(str)
+        table = set(self._h5.names(path))
+        places = "general/extracellular_ephys/electrodes/location"
+        if {"electrodes", "electrodes_index"} <= table and self._h5.find(places) is not None:
+            rows, bound = self._ragged(f"{path}/electrodes", count)
+            place = np.append(self._h5.read(self._h5.dataset(places)), "")
+            first = np.append(rows, -1)[bound[:-1]].astype(np.int64)
+            known = (bound[1:] > bound[:-1]) & (first >= 0) & (first < len(place) - 1)
+            return place[np.where(known, first, -1)].astype(str)
+        if "electrode_group" in table:
+            groups = self._h5.read(self._h5.dataset(f"{path}/electrode_group"))
+            if len(groups) == count:
+                return np.array([self._h5.text_behind(one, "location") for one in groups], str)
+        return None
+
+    def _scaled(self, data: h5py.Dataset) -> tuple[np.ndarray, bool]:
+        """Return ``data * conversion + offset`` as floats, and whether the conversion was junk."""
+        values = np.asarray(self._h5.read(data))
+        if values.dtype not in (np.float32, np.float64):
+            values = values.astype(np.float64)
+        conversion = number_of(data.attrs.get("conversion", 1.0))
+        offset = number_of(data.attrs.get("offset", 0.0))
+        ignored = conversion is None or conversion == 0 or offset is None
+        if not ignored and (conversion, offset) != (1.0, 0.0):
+            values = values.astype(np.float64) * conversion + offset
+        return values, ignored
+
+    def _timing(self, path: str, count: int) -> tuple[np.ndarray | None, float, float | None]:
+        """Return explicit times, or start and rate; exactly one of times and rate."""
+        names = self._h5.names(path)
+        if "timestamps" in names:
+            time = np.asarray(self._h5.read(self._h5.dataset(f"{path}/timestamps")))
+            if time.shape != (count,) or time.dtype.kind not in "fiu":
+                raise HarmonizeError(
+                    f"{self.path.name}: the series `{path}` has {count} samples but "
+                    f"{time.size} timestamps; the file is cut or damaged."
+                )
+            return time.astype(np.float64), 0.0, None
+        if "starting_time" in names:
+            data = self._h5.dataset(f"{path}/starting_time")
+            start, rate = number_of(self._h5.read(data)), number_of(data.attrs.get("rate"))
+            if start is not None and rate is not None and rate > 0:
+                return None, start, rate
+        raise HarmonizeError(
+            f"{self.path.name}: the series `{path}` has neither `timestamps` nor a "
+            "`starting_time` with a rate above 0 Hz."
+        )
+
+
+def _column_names(path: str, width: int, ndim: int, comments: str) -> tuple[str, ...]:
+    """Return the names of a series' columns: from its comments, or x, y, z, or numbers."""
+    listed = re.search(r"columns=\[(.*?)\]", comments)  # as the Neural Latents Benchmark writes
+    names = [part.strip(" '\"") for part in listed.group(1).split(",")] if listed else []
+    if len(names) == width:
+        return tuple(names)
+    if ndim == 1:
+        return (path.rsplit("/", 1)[-1],)
+    return tuple("xyz"[:width]) if width <= 3 else tuple(str(column) for column in range(width))

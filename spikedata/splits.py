@@ -1,0 +1,156 @@
+"""Cuts the time of a recording into train, valid and test, and keeps them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from spikedata.errors import IntervalError, did_you_mean
+from spikedata.intervals import IntervalSet
+from spikedata.recording import SPLITS
+
+__all__ = ["chronological_split", "column_split", "leakage", "without_leakage"]
+
+
+def chronological_split(
+    decodable: IntervalSet, train: float, valid: float, test: float, gap: float = 0.0
+) -> IntervalSet:
+    """Return `decodable` cut into train, valid and test, in that order of time.
+
+    The cuts are placed by covered duration, so pauses count for nothing.
+
+    Parameters
+    ----------
+    decodable : IntervalSet
+        The time that can be trained and tested on: observed units and observed targets.
+    train, valid, test : float
+        Shares of the covered duration; together 1. A share of 0 leaves that split out.
+    gap : float
+        Seconds of the recording's clock left out after each cut.
+
+    Returns
+    -------
+    IntervalSet
+        Disjoint intervals with the column ``"split"``.
+
+    Raises
+    ------
+    IntervalError
+        If the shares are negative or do not add up to 1, or `gap` is negative.
+
+    Examples
+    --------
+    >>> table = chronological_split(IntervalSet.single(0, 10), 0.7, 0.1, 0.2)
+    >>> list(table), table.columns["split"].tolist()
+    ([(0.0, 7.0), (7.0, 8.0), (8.0, 10.0)], ['train', 'valid', 'test'])
+    """
+    shares = (train, valid, test)
+    if min(*shares, gap) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise IntervalError(
+            f"The shares {shares} and the gap {gap} s must not be negative, and the shares "
+            "must add up to 1."
+        )
+    covered = decodable.coalesce()
+    parts: dict[str, IntervalSet] = {}
+    begin, done = -np.inf, 0.0
+    for name, share in zip(SPLITS, shares, strict=True):
+        if share == 0:
+            continue
+        done += share
+        end = np.inf if done > 1 - 1e-9 else _time_at(covered, done * covered.duration)
+        parts[name] = _clip(covered, begin, end)
+        begin = end + gap
+    return _table(parts)
+
+
+def column_split(
+    table: IntervalSet, column: str, values: Mapping[str, str], within: IntervalSet
+) -> IntervalSet:
+    """Return the splits that a column of an interval table assigns.
+
+    Parameters
+    ----------
+    table : IntervalSet
+        One row per trial.
+    column : str
+        The column to go by.
+    values : mapping of str to str
+        Value of the column (as text) to split name; rows with other values are left out.
+    within : IntervalSet
+        Time outside is left out.
+
+    Returns
+    -------
+    IntervalSet
+        Disjoint intervals with the column ``"split"``.
+
+    Raises
+    ------
+    IntervalError
+        If there is no such column, no row has one of the values, or two splits share time.
+    """
+    if column not in table.columns:
+        raise IntervalError(
+            f"The table has no column '{column}' to split by; {did_you_mean(column, table.columns)}"
+        )
+    found = np.asarray(table.columns[column]).astype(str)
+    wanted = np.array([values.get(value, "") for value in found.tolist()], str)
+    if not np.isin(wanted, SPLITS).any():
+        raise IntervalError(
+            f"No row of the column '{column}' has one of the values {sorted(values)}: it holds "
+            f"{', '.join(np.unique(found)[:8])}."
+        )
+    parts = {name: table.where(wanted == name).intersection(within) for name in SPLITS}
+    result = _table(parts)
+    if not result.is_disjoint:
+        row = int(np.argmax(result.start[1:] < result.end[:-1]))
+        raise IntervalError(
+            f"Rows of different splits share time near {result.end[row]:.3f} s: "
+            f"the column '{column}' does not keep training and testing apart."
+        )
+    return result
+
+
+def leakage(table: IntervalSet, reach: float) -> IntervalSet:
+    """Return the valid and test time that lies within `reach` s of training time.
+
+    A window of length L that is drawn around training time sees up to L beyond it: use that
+    as `reach`. Empty means that nothing leaks.
+    """
+    names = np.asarray(table.columns["split"])
+    train = table.where(names == "train").coalesce()
+    held_out = table.where(names != "train").coalesce()
+    return held_out.intersection(train.dilate(reach))
+
+
+def without_leakage(table: IntervalSet, reach: float) -> IntervalSet:
+    """Return the splits with training time closer than `reach` s to valid or test removed."""
+    names = np.asarray(table.columns["split"])
+    parts = {name: table.where(names == name).coalesce() for name in SPLITS}
+    held_out = parts["valid"].union(parts["test"])
+    parts["train"] = parts["train"].difference(held_out.dilate(reach))
+    return _table(parts)
+
+
+def _time_at(covered: IntervalSet, amount: float) -> float:
+    """Return the time at which `amount` s of the covered time have passed."""
+    if len(covered) == 0:
+        return np.inf
+    passed = np.concatenate([[0.0], np.cumsum(covered.end - covered.start)])
+    row = min(int(np.searchsorted(passed, amount, "right")) - 1, len(covered) - 1)
+    return float(covered.start[row] + (amount - passed[row]))
+
+
+def _clip(covered: IntervalSet, begin: float, end: float) -> IntervalSet:
+    """Return the covered time in ``[begin, end)``; the bounds may be infinite."""
+    start, stop = np.maximum(covered.start, begin), np.minimum(covered.end, end)
+    kept = start < stop
+    return IntervalSet(start[kept], stop[kept])
+
+
+def _table(parts: Mapping[str, IntervalSet]) -> IntervalSet:
+    names = np.repeat(np.array(list(parts), "U5"), [len(part) for part in parts.values()])
+    start = np.concatenate([part.start for part in parts.values()])
+    end = np.concatenate([part.end for part in parts.values()])
+    return IntervalSet.sorted(start, end, {"split": names})
