@@ -12,8 +12,9 @@ from spikedata.recording import Recording, Series
 
 __all__ = ["lagged_counts", "wiener_predict"]
 
-BIN = 0.05  # s
-PAST, FUTURE = 10, 10  # bins before and after a sample: the reach of a 1-s window
+REACH = 0.5  # s before and after a sample: what a 1-s window reaches at most
+MAX_BINS = 20  # of 50 ms
+MAX_FEATURES = 6000  # with more units the bins are fewer and wider: ridge is cubic in this
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)  # ridge penalties, in units of squared counts
 MAX_FIT_SAMPLES = 20_000  # a linear map needs no more; larger splits are thinned evenly
 CHUNK = 2048  # samples whose features are held at once
@@ -25,9 +26,8 @@ def lagged_counts(
     n_units: int,
     time: np.ndarray,
     *,
-    past: int = PAST,
-    future: int = FUTURE,
-    width: float = BIN,
+    n_bins: int = MAX_BINS,
+    reach: float = REACH,
 ) -> np.ndarray:
     """Return the spike counts of every unit in the bins around each sample.
 
@@ -38,21 +38,21 @@ def lagged_counts(
     n_units : int
         Number of units U.
     time : ndarray, shape (S,), float64
-        Samples in seconds, sorted. Bin ``b`` is ``[t + b·width, t + (b + 1)·width)``.
-    past, future : int
-        Bins from ``-past`` to ``future - 1``.
-    width : float
-        Length of a bin in seconds.
+        Samples in seconds, sorted.
+    n_bins : int
+        Equal half-open bins B from ``t - reach`` to ``t + reach``.
+    reach : float
+        Seconds.
 
     Returns
     -------
-    ndarray, shape (S, (past + future) · U), float32
+    ndarray, shape (S, B · U), float32
     """
     order = np.argsort(spike_unit, kind="stable")
     sorted_time = spike_time[order]
     first = np.searchsorted(spike_unit[order], np.arange(n_units + 1))
-    edges = time[:, None] + np.arange(-past, future + 1) * width
-    counts = np.empty((len(time), past + future, n_units), np.float32)
+    edges = time[:, None] + np.linspace(-reach, reach, n_bins + 1)
+    counts = np.empty((len(time), n_bins, n_units), np.float32)
     for unit in range(n_units):
         own = sorted_time[first[unit] : first[unit + 1]]
         counts[:, :, unit] = np.diff(np.searchsorted(own, edges), axis=1)
@@ -114,14 +114,18 @@ def _rows(series: Series, intervals: IntervalSet) -> np.ndarray:
 
 def _features(recording: Recording, intervals: IntervalSet, time: np.ndarray) -> np.ndarray:
     """Return float64 features of samples, counting only spikes inside the intervals."""
+    n_bins = _n_bins(recording)
     if len(time) == 0:
-        return np.empty((0, (PAST + FUTURE) * recording.n_units))
-    reach = BIN * max(PAST, FUTURE)
-    lo, hi = np.searchsorted(recording.spike_time, [time[0] - reach, time[-1] + reach])
+        return np.empty((0, n_bins * recording.n_units))
+    lo, hi = np.searchsorted(recording.spike_time, [time[0] - REACH, time[-1] + REACH])
     spikes, units = recording.spike_time[lo:hi], recording.spike_unit[lo:hi]
     inside = intervals.contains(spikes)
-    counts = lagged_counts(spikes[inside], units[inside], recording.n_units, time)
+    counts = lagged_counts(spikes[inside], units[inside], recording.n_units, time, n_bins=n_bins)
     return counts.astype(np.float64)
+
+
+def _n_bins(recording: Recording) -> int:
+    return int(np.clip(MAX_FEATURES // max(1, recording.n_units), 2, MAX_BINS))
 
 
 class Moments(NamedTuple):
@@ -138,7 +142,7 @@ def _moments(
     recording: Recording, series: Series, intervals: IntervalSet, rows: np.ndarray
 ) -> Moments:
     """Return the sums over some samples, a chunk at a time."""
-    n_features = (PAST + FUTURE) * recording.n_units
+    n_features = _n_bins(recording) * recording.n_units
     n_channels = series.values.shape[1]
     x_sum, y_sum = np.zeros(n_features), np.zeros(n_channels)
     xx, xy = np.zeros((n_features, n_features)), np.zeros((n_features, n_channels))
