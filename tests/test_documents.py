@@ -1,0 +1,79 @@
+"""Every code block of every document runs, or a comment above it says why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    path
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")])
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    and path.relative_to(ROOT).parts[0] not in ("runs", "build", "dist")
+]
+SHOWN = {"text", "toml", "json"}  # languages that are looked at, not run
+BLOCK = re.compile(
+    r"(?P<reason><!-- not run: [^>]+ -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    excused: bool
+
+
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text(encoding="utf-8")
+    return [Block(m["language"], m["code"], bool(m["reason"])) for m in BLOCK.finditer(text)]
+
+
+def test_blocks_are_found_with_their_excuse() -> None:
+    """The tests below would pass on anything if no block were found."""
+    text = "a\n```python\nx = 1\n```\n<!-- not run: because -->\n```bash\nfalse\n```\n"
+    found = [Block(m["language"], m["code"], bool(m["reason"])) for m in BLOCK.finditer(text)]
+
+    assert found == [Block("python", "x = 1\n", False), Block("bash", "false\n", True)]
+    assert any(block.language == "python" for block in blocks_of(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_block_runs(path: Path, tmp_path: Path) -> None:
+    """Python blocks of a document share one program; shell blocks train the smoke preset."""
+    blocks = [block for block in blocks_of(path) if not block.excused]
+    unknown = {block.language for block in blocks} - SHOWN - {"python", "bash"}
+    assert not unknown, f"{path.name}: say in test_documents.py how to run {unknown}"
+    environment = os.environ | {
+        "SPIKEDATA_CACHE": str(tmp_path / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DANDI_NO_ET": "1",
+    }
+    shell = "".join(block.code for block in blocks if block.language == "bash")
+    shell = re.sub(r"(spikedata train\b.*)", r"\1 --preset smoke", shell)
+    python = "\n".join(block.code for block in blocks if block.language == "python")
+    for command in (["bash", "-euo", "pipefail", "-c", shell], [sys.executable, "-c", python]):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+        assert done.returncode == 0, f"{path.name}:\n{command[-1]}\n{done.stderr}"
+
+
+def test_every_link_within_the_project_leads_somewhere() -> None:
+    broken = [
+        f"{path.relative_to(ROOT)} -> {target}"
+        for path in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+        if not (path.parent / target).exists()
+    ]
+
+    assert broken == []
