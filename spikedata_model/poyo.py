@@ -26,7 +26,7 @@ __all__ = ["Poyo"]
 # Of the start "local"; docs/decisions/0005-local-start.md says how they were found.
 CONTRAST = 4.0  # nats between a key at the query's time and one far away
 SLOWEST_STEPS = 1.6  # rotary periods of at least this many latent steps shape the kernel
-FAVOUR = 1.0  # length of the favoured direction beside normalised content
+FAVOUR = 4.0  # length of the favoured direction beside normalised content
 READOUT_SCALE = 0.125
 
 # Shapes: B windows, N tokens, L latents, M queries, E model width, H heads, D head width,
