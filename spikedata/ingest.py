@@ -1,0 +1,254 @@
+"""Turns fetched assets into recordings of a store, on one process or many; safe to run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from spikedata import __version__
+from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
+from spikedata.fetch import asset_path
+from spikedata.files import sha256_of
+from spikedata.harmonize import harmonize
+from spikedata.manifest import Asset, Dataset, Manifest
+from spikedata.progress import Progress, silent
+from spikedata.store import Store
+
+__all__ = ["IngestResult", "ingest", "ingest_asset"]
+
+ASSETS_PER_WORKER = 32  # then a fresh process takes over, whatever a reader kept in memory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What became of one asset.
+
+    Parameters
+    ----------
+    recording_id : str
+        ``"<dataset>/<session>"``.
+    status : str
+        "done", "skipped" (the store has it, made the same way) or "failed".
+    message : str
+        Why it failed, in a sentence; ``""`` otherwise.
+    seconds : float
+        How long it took.
+    """
+
+    recording_id: str
+    status: Literal["done", "skipped", "failed"]
+    message: str
+    seconds: float
+
+
+Job = tuple[Dataset, Asset, Path, Path, str]
+
+
+def ingest_asset(dataset: Dataset, asset: Asset, asset_file: Path, store: Path) -> IngestResult:
+    """Harmonise one asset and write it to the store, unless it is there already.
+
+    Parameters
+    ----------
+    dataset, asset : Dataset, Asset
+        What the manifest says.
+    asset_file : Path
+        The fetched file; its size and SHA-256 are compared with the manifest's first.
+    store : Path
+        Folder of the store; made when missing.
+
+    Returns
+    -------
+    IngestResult
+        "skipped" when the store holds the recording, made from the same bytes by the same
+        options, harmoniser and version of spikedata. Never raises for a bad asset.
+    """
+    begin = time.perf_counter()
+    recording_id = dataset.recording_id(asset)
+    try:
+        status = _ingest(dataset, asset, Path(asset_file), Path(store))
+        message = ""
+    except SpikedataError as error:
+        status, message = "failed", str(error)
+    except Exception as error:  # the job boundary: one asset must not stop the others
+        log.error("%s: %s", recording_id, traceback.format_exc())
+        status = "failed"
+        message = f"{recording_id}: {type(error).__name__}: {error} (the log has the traceback)"
+    return IngestResult(recording_id, status, message, time.perf_counter() - begin)
+
+
+def ingest(
+    manifest: Manifest,
+    cache: Path,
+    store: Path,
+    *,
+    executor: Executor | None = None,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> list[IngestResult]:
+    """Ingest every asset of a manifest. Run again, it does only what is missing or changed.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What to ingest.
+    cache : Path
+        Where `spikedata.fetch` put the assets.
+    store : Path
+        Folder of the store; made when missing.
+    executor : concurrent.futures.Executor, optional
+        Where to run, as a Dask client's; by default this process, or a pool of `workers`
+        spawned processes (libhdf5 is not thread-safe, and forks inherit its state).
+    workers : int
+        Processes of the default pool; 1 stays in this process.
+    progress : Progress
+        Called as assets are finished.
+
+    Returns
+    -------
+    list of IngestResult
+        One per asset, in the order of the manifest.
+    """
+    jobs: list[Job] = []
+    for dataset, asset in manifest.items():
+        alone = dataset.model_copy(update={"assets": (asset,)})  # the job travels to a process
+        jobs.append((alone, asset, Path(cache), Path(store), manifest.name))
+    if executor is not None:
+        found, lost = _run_on(executor, jobs, progress, 0, len(jobs))
+    elif workers > 1 and len(jobs) > 1:
+        found, lost = _run_in_pool(jobs, workers, progress, 0, len(jobs))
+        for job in lost:  # alone, so that only the asset that kills its process fails
+            again, _ = _run_in_pool([job], 1, progress, len(found), len(jobs))
+            found.update(again)
+        lost = [job for job in jobs if _id(job) not in found]
+    else:
+        found, lost = {}, []
+        for job in jobs:
+            found[_id(job)] = _run(job)
+            progress("ingest", len(found), len(jobs))
+    for job in lost:
+        message = f"{_id(job)}: its process died, most likely for want of memory; use less workers."
+        found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
+    return [found[_id(job)] for job in jobs]
+
+
+# ------------------------------------------------------------------ one asset
+
+
+def _ingest(dataset: Dataset, asset: Asset, path: Path, folder: Path) -> Literal["done", "skipped"]:
+    if _is_current(dataset, asset, folder):
+        return "skipped"
+    _check_bytes(dataset.recording_id(asset), asset, path)
+    recording = harmonize(path, dataset, asset)
+    Store(folder, create=True).write(recording, _provenance(dataset, asset))
+    return "done"
+
+
+def _is_current(dataset: Dataset, asset: Asset, folder: Path) -> bool:
+    """Return whether the store holds the recording, made as it would be made now."""
+    recording_id = dataset.recording_id(asset)
+    try:
+        found = Store(folder).provenance(recording_id)
+    except StoreError:  # no store, no such recording, damaged or of another format
+        return False
+    return found.get("key") == _provenance(dataset, asset)["key"]
+
+
+def _provenance(dataset: Dataset, asset: Asset) -> dict[str, JsonValue]:
+    """Return how the recording is made; its key changes with anything that could change it."""
+    made_from: dict[str, JsonValue] = {
+        "dataset": dataset.model_dump(mode="json", exclude={"assets", "harmonize"}),
+        "asset": asset.model_dump(mode="json"),
+        "harmonize": dataset.harmonize.model_dump(mode="json"),
+        "spikedata_version": __version__,
+    }
+    text = json.dumps(made_from, sort_keys=True, ensure_ascii=False)
+    return {"key": hashlib.sha256(text.encode()).hexdigest(), **made_from}
+
+
+def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
+    """Raise unless the file is the one that the manifest pins; it is read only after that."""
+    if not path.is_file():
+        raise FetchError(f"{recording_id}: there is no file {path}; fetch it first.")
+    size = path.stat().st_size
+    if size == asset.size:
+        found = sha256_of(path)
+        if found == asset.sha256:
+            return
+        what = f"sha256 {found}, the manifest pins {asset.sha256}"
+    else:
+        what = f"{size:,} bytes, the manifest pins {asset.size:,}"
+    raise HashMismatchError(
+        f"{recording_id}: {path} has {what}; it was not read. Delete it and fetch it again."
+    )
+
+
+# ------------------------------------------------------------------ many assets
+
+
+def _id(job: Job) -> str:
+    return job[0].recording_id(job[1])
+
+
+def _run(job: Job) -> IngestResult:
+    dataset, asset, cache, store, manifest_name = job
+    try:
+        path = asset_path(cache, dataset, asset)
+    except SpikedataError as error:
+        return IngestResult(_id(job), "failed", str(error), 0.0)
+    if not path.is_file() and not _is_current(dataset, asset, store):
+        message = (
+            f"{_id(job)}: {asset.path} was not fetched; run "
+            f"`spikedata fetch --manifest {manifest_name}` first."
+        )
+        return IngestResult(_id(job), "failed", message, 0.0)
+    return ingest_asset(dataset, asset, path, store)
+
+
+def _run_in_pool(
+    jobs: Sequence[Job], workers: int, progress: Progress, done: int, total: int
+) -> tuple[dict[str, IngestResult], list[Job]]:
+    """Return the results, and the jobs that were lost because a process died."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), context, max_tasks_per_child=ASSETS_PER_WORKER
+    ) as pool:
+        return _run_on(pool, jobs, progress, done, total)
+
+
+def _run_on(
+    executor: Executor, jobs: Sequence[Job], progress: Progress, done: int, total: int
+) -> tuple[dict[str, IngestResult], list[Job]]:
+    futures = {executor.submit(_run, job): job for job in jobs}
+    found: dict[str, IngestResult] = {}
+    lost: list[Job] = []
+    try:
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                found[_id(job)] = future.result()
+            except BrokenProcessPool:
+                lost.append(job)
+                continue
+            except Exception as error:  # an executor's own failure, as a job that cannot travel
+                message = f"{_id(job)}: {type(error).__name__}: {error}"
+                found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
+            progress("ingest", done + len(found), total)
+    except BaseException:  # Ctrl-C: start nothing more; a recording is whole or not there
+        for future in futures:
+            future.cancel()
+        raise
+    return found, lost
