@@ -1,3 +1,41 @@
 """Datasets of spikes from many sessions: pinned downloads, one interval store, a window sampler."""
 
-__version__ = "0.1.0"
+from spikedata.errors import (
+    FetchError,
+    HarmonizeError,
+    IntervalError,
+    ManifestError,
+    SamplingError,
+    SpikedataError,
+    StoreError,
+)
+from spikedata.fetch import fetch
+from spikedata.ingest import ingest
+from spikedata.intervals import IntervalSet
+from spikedata.manifest import Manifest, load_manifest
+from spikedata.recording import Recording, Series
+from spikedata.sampler import Batch, Sampler, Window
+from spikedata.store import Store
+from spikedata.version import __version__
+
+__all__ = [
+    "Batch",
+    "FetchError",
+    "HarmonizeError",
+    "IntervalError",
+    "IntervalSet",
+    "Manifest",
+    "ManifestError",
+    "Recording",
+    "Sampler",
+    "SamplingError",
+    "Series",
+    "SpikedataError",
+    "Store",
+    "StoreError",
+    "Window",
+    "__version__",
+    "fetch",
+    "ingest",
+    "load_manifest",
+]

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from spikedata import __version__
+from spikedata.version import __version__
 from spikedata.console import (
     format_bytes,
     print_json,

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from spikedata import __version__
+from spikedata.version import __version__
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
 from spikedata.fetch import asset_path
 from spikedata.files import sha256_of

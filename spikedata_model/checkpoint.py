@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from spikedata import __version__
+from spikedata.version import __version__
 from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata_model.config import Config

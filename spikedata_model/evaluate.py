@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from spikedata import __version__
+from spikedata.version import __version__
 from spikedata.files import write_whole
 from spikedata.progress import Progress, silent
 from spikedata.sampler import Batch, Sampler
