@@ -36,7 +36,7 @@ class Hdf5File:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
-            self.root = h5py.File(path, "r", locking=False)
+            self.root = _open_for_reading(path)
         except FileNotFoundError:
             raise HarmonizeError(f"{path}: there is no such file.") from None
         except OSError as error:
@@ -146,6 +146,15 @@ def _link(
         return h5py.ExternalLink("", "")
 
 
+def _open_for_reading(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)  # file systems that cannot lock
+
+
 def _why_not_open(path: Path, error: OSError) -> str:
     if path.is_dir():
         return "this is a folder, expected an NWB file."
@@ -153,4 +162,6 @@ def _why_not_open(path: Path, error: OSError) -> str:
         return "the file is empty; fetch it again."
     if "truncated" in str(error):
         return f"the file is cut short at {path.stat().st_size:,} bytes; fetch it again."
-    return f"this is not an HDF5 file, so it cannot be read as NWB ({error})."
+    if "signature" in str(error):
+        return "this is not an HDF5 file, so it cannot be read as NWB."
+    return f"the file cannot be opened ({error})."
