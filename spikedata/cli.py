@@ -11,7 +11,6 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from spikedata.version import __version__
 from spikedata.console import (
     format_bytes,
     print_json,
@@ -23,6 +22,7 @@ from spikedata.errors import SpikedataError
 from spikedata.fetch import default_cache
 from spikedata.manifest import Manifest, list_manifests, load_manifest
 from spikedata.store import Store
+from spikedata.version import __version__
 
 __all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
 

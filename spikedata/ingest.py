@@ -17,7 +17,6 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from spikedata.version import __version__
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
 from spikedata.fetch import asset_path
 from spikedata.files import sha256_of
@@ -25,6 +24,7 @@ from spikedata.harmonize import harmonize
 from spikedata.manifest import Asset, Dataset, Manifest
 from spikedata.progress import Progress, silent
 from spikedata.store import Store
+from spikedata.version import __version__
 
 __all__ = ["IngestResult", "ingest", "ingest_asset"]
 

@@ -68,7 +68,7 @@ class Series:
         """Return the times (s, float64) of the samples in `rows`."""
         if self.time is not None:
             return self.time[rows]
-        index = np.arange(len(self.values))[rows] if isinstance(rows, slice) else rows
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
         return self.start + index / self.rate  # type: ignore[operator]
 
     def bounds(

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from spikedata.version import __version__
 from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
+from spikedata.version import __version__
 from spikedata_model.config import Config
 from spikedata_model.data import RunData, Scale
 from spikedata_model.errors import CheckpointError, ConfigError

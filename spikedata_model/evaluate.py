@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from spikedata.version import __version__
 from spikedata.files import write_whole
 from spikedata.progress import Progress, silent
 from spikedata.sampler import Batch, Sampler
 from spikedata.store import Store
+from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
 from spikedata_model.checkpoint import load_checkpoint, read_run
 from spikedata_model.config import Config
