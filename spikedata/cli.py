@@ -7,7 +7,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -33,34 +32,26 @@ ORDER = ("fetch", "ingest", "info", "train", "evaluate", "report")
 class _Program(TyperGroup):
     """Turns errors into one sentence and an exit code: 1 some work failed, 2 misuse."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         """Return the commands in the order in which they are used; others come last."""
         known = [name for name in ORDER if name in self.commands]
         return known + sorted(self.commands.keys() - set(known))
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run a command."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
         except KeyboardInterrupt:
             say("Stopped. Nothing is lost: the same command goes on where this one was.")
-            raise click.exceptions.Exit(130) from None
+            raise typer.Exit(130) from None
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left; nothing is wrong
-            raise click.exceptions.Exit(0) from None
-        except Exception as error:
+            raise typer.Exit(0) from None
+        except (SpikedataError, OSError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
-            known = isinstance(error, SpikedataError)
-            if not known and not isinstance(error, OSError | MemoryError):
-                say(
-                    f"This is a bug in spikedata ({type(error).__name__}: {error}). Please report "
-                    "it with what `spikedata --debug …` prints."
-                )
-            else:
-                say(f"Error: {error}")
-            raise click.exceptions.Exit(error.exit_code if known else 1) from None
+            say(f"Error: {error}")
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 
 app = typer.Typer(
@@ -273,4 +264,13 @@ def main() -> None:
     """Run the program with the commands of every installed package."""
     for command in entry_points(group="spikedata.commands"):
         app.command(command.name)(command.load())
-    app()
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        say(
+            f"This is a bug in spikedata ({type(error).__name__}: {error}). Please report it with "
+            "what the same command prints after `spikedata --debug`."
+        )
+        sys.exit(1)
