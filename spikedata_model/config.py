@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(_Model):
@@ -130,7 +130,18 @@ def load_config(preset: str | Path = "compact", settings: Sequence[str] = ()) ->
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{text}: {describe_validation_error(error)}.") from None
+        raise ConfigError(f"{text}: {describe_validation_error(error)}{_near(error)}.") from None
+
+
+def _near(error: ValidationError) -> str:
+    """Return what names that do not exist may have been meant to be."""
+    clauses = []
+    for problem in error.errors():
+        if problem["type"] == "extra_forbidden":
+            *sections, name = map(str, problem["loc"])
+            part = Config.model_fields[sections[0]].annotation if sections else Config
+            clauses.append(f"; {did_you_mean(name, part.model_fields)}")  # type: ignore[union-attr]
+    return "".join(clauses)
 
 
 def _apply(content: dict[str, dict[str, object]], setting: str) -> None:
@@ -152,4 +163,6 @@ def _apply(content: dict[str, dict[str, object]], setting: str) -> None:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    content.setdefault(section, {})[field] = parsed
+    part = content.setdefault(section, {})
+    if isinstance(part, dict):  # anything else is refused with the rest of the preset
+        part[field] = parsed
