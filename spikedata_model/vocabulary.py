@@ -65,8 +65,9 @@ def _rows(kind: str, ids: Sequence[str] | np.ndarray, known: dict[str, int]) -> 
     names = [str(name) for name in ids]
     unknown = [name for name in names if name not in known]
     if unknown:
+        near = did_you_mean(unknown[0], known)
         raise VocabularyError(
-            f"The model knows no {kind} '{unknown[0]}' ({len(unknown)} unknown of {len(names)}); "
-            f"{did_you_mean(unknown[0], list(known)[:50])} Train it on that recording first."
+            f"The model knows no {kind} '{unknown[0]}' ({len(unknown)} unknown of {len(names)}): "
+            f"train it on that recording first; {near if len(near) < 300 else near[:300] + ' …'}"
         )
     return np.array([known[name] for name in names], np.int64)
