@@ -16,6 +16,8 @@ __all__ = ["END", "SPIKE", "START", "Tokens", "tokenize"]
 SPIKE, START, END = 0, 1, 2
 """Token types, as in the published model: a spike, and the two delimiters of every unit."""
 
+ROUNDING = 1e-6  # s, of start and end on a clock that counts from 1970
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -85,7 +87,7 @@ def tokenize(
         If the model does not know a unit or recording.
     """
     length = batch.end - batch.start
-    if np.any(length > context + 1e-9):
+    if np.any(length > context + ROUNDING):
         raise ConfigError(
             f"A window of {length.max():.6g} s is longer than the model's context of "
             f"{context:.6g} s: take shorter windows, or train with a longer model.context."

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spikedata.intervals import IntervalSet
+from spikedata.sampler import Batch, Sampler
+from spikedata_model.errors import ConfigError, VocabularyError
+from spikedata_model.tokenizer import END, SPIKE, START, Tokens, tokenize
+from spikedata_model.vocabulary import Vocabulary
+from tests.spikedata_model.builders import make_recording, make_splits, without_spikes
+
+RECORDINGS = {
+    one.recording_id: one
+    for one in (
+        make_recording("lab/a", n_units=4, targets=("heading", "hand")),
+        make_recording("lab/b", seed=1, n_units=2, sample_rate=33.0),
+        without_spikes(make_recording("lab/c", seed=2, n_units=3), IntervalSet.empty()),
+    )
+}
+UNIT_IDS = [str(name) for one in RECORDINGS.values() for name in one.unit_ids]
+# Rows of the embedding tables are in another order than the units of the sampler.
+VOCABULARY = Vocabulary(tuple(reversed(UNIT_IDS)), ("other/x", *reversed(RECORDINGS)))
+
+
+def sampler_of(**options: object) -> Sampler:
+    given_options = {"window": (0.2, 1.0), "batch_size": 5, "targets": ("hand", "heading")}
+    return Sampler(RECORDINGS, "train", **(given_options | options))
+
+
+def tokens_by_loop(
+    sampler: Sampler, batch: Batch, row: int, silenced: np.ndarray | None
+) -> list[tuple[int, str, float]]:
+    """Return (type, unit id, time) of every token of one window, straight from the recording."""
+    recording = RECORDINGS[batch.recording_ids[batch.recording[row]]]
+    start, end = batch.start[row], batch.end[row]
+    tokens = []
+    for name in recording.unit_ids:
+        tokens += [(START, str(name), 0.0), (END, str(name), float(np.float32(end - start)))]
+    for time, unit in zip(recording.spike_time, recording.spike_unit, strict=True):
+        if start <= time < end:
+            name = str(recording.unit_ids[unit])
+            tokens.append((SPIKE, name, float(np.float32(time - start))))
+    if silenced is not None:
+        hushed = {str(name) for name in sampler.unit_ids[silenced[row]]}
+        tokens = [token for token in tokens if token[1] not in hushed]
+    return sorted(tokens)
+
+
+def tokens_of(tokens: Tokens, row: int) -> list[tuple[int, str, float]]:
+    there = tokens.mask_BN[row]
+    parts = (tokens.type_BN, tokens.unit_BN, tokens.time_BN)
+    columns = (part[row][there].tolist() for part in parts)
+    return sorted((k, VOCABULARY.unit_ids[u], t) for k, u, t in zip(*columns, strict=True))
+
+
+@given(
+    st.integers(0, 3), st.integers(0, 2), st.integers(1, 6), st.sampled_from([None, 0.0, 0.4, 1])
+)
+def test_tokens_are_those_that_a_loop_over_the_recording_finds(seed, step, batch_size, share):
+    sampler = sampler_of(seed=seed, batch_size=batch_size)
+    batch = sampler.batch(0, step)
+    silenced = None
+    if share is not None:
+        rng = np.random.default_rng([seed, step])
+        silenced = rng.random((len(batch), len(sampler.unit_ids))) < share
+
+    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0, silenced=silenced)
+
+    for row in range(len(batch)):
+        assert tokens_by_loop(sampler, batch, row, silenced) == tokens_of(tokens, row)
+    longest = max(len(tokens_of(tokens, row)) for row in range(len(batch)))
+    assert tokens.mask_BN.shape == (len(batch), max(1, longest))
+    assert VOCABULARY.recording_ids[0] == "other/x"
+    rows = tokens.recording_B.tolist()
+    assert [VOCABULARY.recording_ids[row] for row in rows] == [
+        batch.recording_ids[index] for index in batch.recording
+    ]
+
+
+@given(st.integers(0, 3), st.integers(1, 6))
+def test_queries_are_the_samples_of_each_target_in_the_order_of_the_batch(seed, batch_size):
+    sampler = sampler_of(seed=seed, batch_size=batch_size)
+    batch = sampler.batch(0, 0)
+    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+
+    for index, one in enumerate(batch.targets.values()):
+        chosen = tokens.query_target_BM == index
+        assert np.array_equal(one.time, tokens.query_time_BM[chosen].numpy())
+        assert np.diff(one.offsets).tolist() == chosen.sum(dim=1).tolist()
+    per_window = (tokens.query_target_BM >= 0).sum(dim=1)
+    assert tokens.query_target_BM.shape[1] == max(1, int(per_window.max()))
+
+
+def test_every_unit_has_both_delimiters_the_silent_ones_too():
+    sampler = sampler_of(window=0.5, recording_ids=["lab/c"])
+    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+
+    for row in range(len(tokens.mask_BN)):
+        assert tokens_of(tokens, row) == sorted(
+            [(START, f"lab/c/u{n}", 0.0) for n in range(3)]
+            + [(END, f"lab/c/u{n}", 0.5) for n in range(3)]
+        )
+
+
+def test_a_window_whose_units_are_all_silenced_has_no_token():
+    sampler = sampler_of(window=0.5)
+    batch = sampler.batch(0, 0)
+    silenced = np.zeros((len(batch), len(sampler.unit_ids)), bool)
+    silenced[1] = True
+
+    mask_BN = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0, silenced=silenced).mask_BN
+    assert mask_BN.any(dim=1).tolist() == [True, False, True, True, True]
+
+
+def test_windows_without_samples_have_no_query():
+    sampler = sampler_of(window=0.01, recording_ids=["lab/a"], targets=("hand",))
+    batch = sampler.gather(np.array([0, 0]), np.array([1.01, 1.0]), np.array([1.02, 1.01]))
+    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+
+    assert tokens.query_target_BM.tolist() == [[-1], [0]]
+
+
+def test_a_window_longer_than_the_context_is_refused():
+    sampler = sampler_of(window=0.5)
+
+    with pytest.raises(ConfigError, match=r"window of 0\.5 s is longer .* context of 0\.4 s"):
+        tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=0.4)
+
+
+@pytest.mark.parametrize("start", [1e5, 1.7e9])
+def test_windows_far_from_zero_are_not_longer_than_they_were_asked_to_be(start):
+    """Some clocks count from 1970, where float64 resolves a quarter of a microsecond."""
+    recording = make_recording(start=start, splits=make_splits((start, start + 20, "train")))
+    sampler = Sampler([recording], window=0.4, batch_size=32)
+    batch = sampler.batch(0, 0)
+
+    tokens = tokenize(
+        batch, Vocabulary(tuple(recording.unit_ids), ("lab/a",)), sampler.unit_ids, context=0.4
+    )
+    assert float(tokens.time_BN.max()) == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "kind"),
+    [
+        (Vocabulary(("lab/a/u0",), tuple(RECORDINGS)), "unit"),
+        (Vocabulary(tuple(UNIT_IDS), ("lab/a",)), "recording"),
+    ],
+)
+def test_what_the_model_does_not_know_is_refused(vocabulary, kind):
+    sampler = sampler_of()
+
+    with pytest.raises(VocabularyError, match=f"knows no {kind}"):
+        tokenize(sampler.batch(0, 0), vocabulary, sampler.unit_ids, context=1.0)
+
+
+def test_padding_is_the_only_part_that_the_mask_leaves_out():
+    sampler = sampler_of(batch_size=6)
+    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    counts = tokens.mask_BN.sum(dim=1)
+
+    assert len(set(counts.tolist())) > 1
+    place_N = torch.arange(tokens.mask_BN.shape[1])
+    assert torch.equal(tokens.mask_BN, place_N < counts[:, None])
+    for part in (tokens.unit_BN, tokens.type_BN, tokens.time_BN):
+        assert not part[~tokens.mask_BN].any()
+
+
+def test_moving_tokens_to_a_device_keeps_them():
+    sampler = sampler_of()
+    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    moved = tokens.to("meta")
+
+    assert moved.mask_BN.device.type == "meta"
+    assert moved.mask_BN.shape == tokens.mask_BN.shape
