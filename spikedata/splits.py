@@ -57,8 +57,8 @@ def chronological_split(
     for name, share in zip(SPLITS, shares, strict=True):
         if share == 0:
             continue
-        done += share
-        end = np.inf if done > 1 - 1e-9 else _time_at(covered, done * covered.duration)
+        done = round(done + share, 12)  # 0.7 + 0.1 is to be the same cut as 0.8
+        end = np.inf if done == 1 else _time_at(covered, done * covered.duration)
         parts[name] = _clip(covered, begin, end)
         begin = end + gap
     return _table(parts)

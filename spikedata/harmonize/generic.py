@@ -278,12 +278,10 @@ def _behaviour(
         if reason:
             skipped.append(f"{entry.path} ({reason})")
             continue
-        parts = [
-            re.sub(r"[^A-Za-z0-9._+-]+", "_", part).strip("._+-") for part in entry.path.split("/")
-        ]
-        name = parts[-1] or "series"
+        parts = [_slug(part) for part in entry.path.split("/")]
+        name = parts[-1]
         if name in found:
-            name = ".".join(part for part in parts if part)
+            name = ".".join(parts)
         found[name] = entry.path
     if skipped:
         dropped["series.skipped"] += len(skipped)
@@ -301,6 +299,11 @@ def _why_not_behaviour(entry: Entry) -> str:
     return ""
 
 
+def _slug(text: str) -> str:
+    """Return a name of the source as one that can be a file name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("._+-") or "unnamed"
+
+
 def _coverage(name: str, series: Series, options: HarmonizeOptions) -> IntervalSet:
     gaps = {one.name: one.max_gap for one in options.series}
     return series_coverage(series, gaps.get(name))
@@ -313,7 +316,9 @@ def _intervals(
     wanted = {one.name: one.source for one in options.intervals}
     if not wanted:
         found = [entry.path for entry in nwb.listing() if entry.kind == "intervals"]
-        wanted = {path.split("/")[1]: path for path in found if path.startswith("intervals/")}
+        wanted = {
+            _slug(path.split("/")[1]): path for path in found if path.startswith("intervals/")
+        }
     tables = {}
     for name, path in wanted.items():
         table, rule = nwb.read_table(path), f"intervals.{name}"
