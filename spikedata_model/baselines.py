@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ def lagged_counts(
     time: np.ndarray,
     *,
     n_bins: int = MAX_BINS,
-    reach: float = REACH,
+    before: float = REACH,
+    after: float = REACH,
 ) -> np.ndarray:
     """Return the spike counts of every unit in the bins around each sample.
 
@@ -40,8 +42,8 @@ def lagged_counts(
     time : ndarray, shape (S,), float64
         Samples in seconds, sorted.
     n_bins : int
-        Equal half-open bins B from ``t - reach`` to ``t + reach``.
-    reach : float
+        Equal half-open bins B from ``t - before`` to ``t + after``.
+    before, after : float
         Seconds.
 
     Returns
@@ -51,7 +53,7 @@ def lagged_counts(
     order = np.argsort(spike_unit, kind="stable")
     sorted_time = spike_time[order]
     first = np.searchsorted(spike_unit[order], np.arange(n_units + 1))
-    edges = time[:, None] + np.linspace(-reach, reach, n_bins + 1)
+    edges = time[:, None] + np.linspace(-before, after, n_bins + 1)
     counts = np.empty((len(time), n_bins, n_units), np.float32)
     for unit in range(n_units):
         own = sorted_time[first[unit] : first[unit + 1]]
@@ -60,12 +62,28 @@ def lagged_counts(
 
 
 def wiener_predict(
-    recording: Recording, target: str, train: IntervalSet, scored: IntervalSet
+    recording: Recording,
+    target: str,
+    train: IntervalSet,
+    scored: IntervalSet,
+    *,
+    causal: bool = False,
 ) -> np.ndarray:
     """Fit a Wiener filter on the training split and predict every sample of another.
 
     The ridge penalty is the best of `ALPHAS` on the last fifth of the training samples. Only
     spikes inside the intervals of the split are counted, as the model's windows see them.
+
+    Parameters
+    ----------
+    recording : Recording
+        Spikes and behaviour.
+    target : str
+        The series to predict.
+    train, scored : IntervalSet
+        Where to fit, and where to predict.
+    causal : bool
+        Use only the bins before a sample.
 
     Returns
     -------
@@ -88,19 +106,21 @@ def wiener_predict(
             f"{recording.recording_id}: a Wiener filter needs 10 training samples of '{target}', "
             f"found {len(rows)}."
         )
+    features = _feature_map(recording, train, causal)
     rows = rows[:: -(-len(rows) // MAX_FIT_SAMPLES)]
     held = rows[-max(1, len(rows) // 5) :]
-    early = _moments(recording, series, train, rows[: -len(held)])
-    features = _features(recording, train, series.times(held))
+    early = _moments(features, series, rows[: -len(held)])
+    held_features = features(series.times(held))
     truth = np.asarray(series.values[held], np.float64)
     scale = np.maximum(truth.var(axis=0), np.finfo(float).tiny)
-    errors = [np.mean((_apply(early, a, features) - truth) ** 2 / scale) for a in ALPHAS]
+    errors = [np.mean((_apply(early, a, held_features) - truth) ** 2 / scale) for a in ALPHAS]
     alpha = ALPHAS[int(np.argmin(errors))]
-    late = _moments(recording, series, train, held)
+    late = _moments(features, series, held)
     both = Moments(*(one + other for one, other in zip(early, late, strict=True)))
+    features = _feature_map(recording, scored, causal)
     time = series.times(_rows(series, scored))
     parts = [
-        _apply(both, alpha, _features(recording, scored, time[first : first + CHUNK]))
+        _apply(both, alpha, features(time[first : first + CHUNK]))
         for first in range(0, len(time), CHUNK)
     ]
     return np.concatenate([np.empty((0, series.values.shape[1])), *parts])
@@ -112,20 +132,25 @@ def _rows(series: Series, intervals: IntervalSet) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
-def _features(recording: Recording, intervals: IntervalSet, time: np.ndarray) -> np.ndarray:
-    """Return float64 features of samples, counting only spikes inside the intervals."""
-    n_bins = _n_bins(recording)
-    if len(time) == 0:
-        return np.empty((0, n_bins * recording.n_units))
-    lo, hi = np.searchsorted(recording.spike_time, [time[0] - REACH, time[-1] + REACH])
-    spikes, units = recording.spike_time[lo:hi], recording.spike_unit[lo:hi]
-    inside = intervals.contains(spikes)
-    counts = lagged_counts(spikes[inside], units[inside], recording.n_units, time, n_bins=n_bins)
-    return counts.astype(np.float64)
+FeatureMap = Callable[[np.ndarray], np.ndarray]
 
 
-def _n_bins(recording: Recording) -> int:
-    return int(np.clip(MAX_FEATURES // max(1, recording.n_units), 2, MAX_BINS))
+def _feature_map(recording: Recording, intervals: IntervalSet, causal: bool) -> FeatureMap:
+    """Return a map from sorted times (S,) to features (S, D), float64, of spikes in intervals."""
+    after = 0.0 if causal else REACH
+    n_bins = int(np.clip(MAX_FEATURES // max(1, recording.n_units), 2, MAX_BINS))
+    n_bins = max(1, n_bins // 2) if causal else n_bins
+
+    def features(time: np.ndarray) -> np.ndarray:
+        lo, hi = np.searchsorted(recording.spike_time, [time[0] - REACH, time[-1] + after])
+        spikes, units = recording.spike_time[lo:hi], recording.spike_unit[lo:hi]
+        inside = intervals.contains(spikes)
+        counts = lagged_counts(
+            spikes[inside], units[inside], recording.n_units, time, n_bins=n_bins, after=after
+        )
+        return counts.astype(np.float64)
+
+    return features
 
 
 class Moments(NamedTuple):
@@ -138,23 +163,17 @@ class Moments(NamedTuple):
     xy: np.ndarray  # (D, C)
 
 
-def _moments(
-    recording: Recording, series: Series, intervals: IntervalSet, rows: np.ndarray
-) -> Moments:
-    """Return the sums over some samples, a chunk at a time."""
-    n_features = _n_bins(recording) * recording.n_units
-    n_channels = series.values.shape[1]
-    x_sum, y_sum = np.zeros(n_features), np.zeros(n_channels)
-    xx, xy = np.zeros((n_features, n_features)), np.zeros((n_features, n_channels))
+def _moments(features: FeatureMap, series: Series, rows: np.ndarray) -> Moments:
+    """Return the sums over some samples, at least one, a chunk at a time."""
+    total = None
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
-        x = _features(recording, intervals, series.times(chunk))
+        x = features(series.times(chunk))
         y = np.asarray(series.values[chunk], np.float64)
-        x_sum += x.sum(axis=0)
-        y_sum += y.sum(axis=0)
-        xx += x.T @ x
-        xy += x.T @ y
-    return Moments(float(len(rows)), x_sum, y_sum, xx, xy)
+        part = Moments(float(len(chunk)), x.sum(axis=0), y.sum(axis=0), x.T @ x, x.T @ y)
+        total = part if total is None else Moments(*map(np.add, total, part))
+    assert total is not None
+    return total
 
 
 def _apply(moments: Moments, alpha: float, features: np.ndarray) -> np.ndarray:
