@@ -74,6 +74,7 @@ class TrainConfig(_Model):
     curve_split: Literal["train", "valid", "test"] = "valid"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as torch finds
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
 
 
 class DataConfig(_Model):

@@ -103,20 +103,24 @@ def prepare_data(
 ) -> RunData:
     """Return the data of a new run.
 
+    A series that is a target of one recording is one of every recording that holds it.
+
     Raises
     ------
     ConfigError
-        If a recording has nothing to decode, a target differs in width between recordings,
-        or a channel never changes in the training split.
+        If a recording has nothing to decode, no recording has a target that was asked for, a
+        target differs in width between recordings, or a channel never changes in the training
+        split.
     """
     if not recording_ids:
         raise ConfigError("There is no recording to train on: name some, or ingest a manifest.")
+    opened = {recording_id: recordings[recording_id] for recording_id in recording_ids}
+    wanted = _wanted(opened, config.data.targets)
     channels: dict[str, int] = {}
     scales: dict[str, dict[str, Scale]] = {}
     unit_ids: list[str] = []
-    for recording_id in recording_ids:
-        recording = recordings[recording_id]
-        targets = _targets(recording, config.data.targets)
+    for recording_id, recording in opened.items():
+        targets = _targets(recording, wanted)
         for target in targets:
             width = recording.series[target].values.shape[1]
             if channels.setdefault(target, width) != width:
@@ -132,16 +136,29 @@ def prepare_data(
     )
 
 
-def _targets(recording: Recording, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the targets of a recording: the wanted ones that it has, or its own."""
-    targets = recording.targets if wanted is None else wanted
-    found = tuple(name for name in targets if name in recording.series)
+def _wanted(recordings: Mapping[str, Recording], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the targets of a run: the ones asked for, or all that its recordings name."""
+    if asked is None:
+        return tuple(dict.fromkeys(name for one in recordings.values() for name in one.targets))
+    known = {name for one in recordings.values() for name in one.series}
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"No recording of this run has the target '{name}' that data.targets asks for; "
+                + did_you_mean(name, known)
+            )
+    return tuple(asked)
+
+
+def _targets(recording: Recording, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the targets that a recording has."""
+    found = tuple(name for name in wanted if name in recording.series)
     if not found:
-        what = "names no target" if wanted is None else f"has no series '{', '.join(targets)}'"
+        what = f"has no series '{', '.join(wanted)}'" if wanted else "names no target"
         raise ConfigError(
-            f"{recording.recording_id} {what}, so there is nothing to decode; "
-            f"{did_you_mean(targets[0] if targets else '', recording.series)} "
-            'Set --set data.targets=["…"], or `targets` in its manifest.'
+            f"{recording.recording_id} {what}, so there is nothing to decode: set "
+            "--set data.targets='[\"…\"]', or `targets` in its manifest; as series "
+            + did_you_mean(wanted[0] if wanted else "", recording.series)
         )
     return found
 
@@ -152,10 +169,15 @@ def _scale(recording: Recording, target: str, config: Config) -> Scale:
     lo, hi = series.bounds(train.start, train.end)
     rows = [series.values[first:last] for first, last in zip(lo, hi, strict=True)]
     values = np.concatenate([*rows, series.values[:0]]).astype(np.float64)
-    mean, std = (values.mean(axis=0), values.std(axis=0)) if len(values) else (np.zeros(1),) * 2
-    if not np.all(std > 0):
+    if not np.isfinite(values).all():
+        raise ConfigError(
+            f"{recording.recording_id}: '{target}' holds values in the training split that are no "
+            "numbers; harmonise the recording again, or choose another target."
+        )
+    # Not by the deviation: the mean of equal numbers may differ from them by a rounding.
+    if len(values) == 0 or np.any(values.min(axis=0) == values.max(axis=0)):
         raise ConfigError(
             f"{recording.recording_id}: '{target}' never changes in the training split "
             f"({len(values)} samples), so it cannot be decoded; choose another target or split."
         )
-    return Scale(tuple(mean.tolist()), tuple(std.tolist()))
+    return Scale(tuple(values.mean(axis=0).tolist()), tuple(values.std(axis=0).tolist()))

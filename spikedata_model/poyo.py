@@ -149,6 +149,8 @@ class Poyo(nn.Module):
         steps = math.ceil(config.context / config.latent_step - 1e-9)
         latent_time = (torch.arange(steps) + 0.5) * config.latent_step
         frequency = rotary_frequencies(dim_head // 4, config.t_min, config.t_max)
+        self.frequency_F: torch.Tensor
+        self.latent_time_L: torch.Tensor
         self.register_buffer("frequency_F", frequency, persistent=False)
         self.register_buffer(
             "latent_time_L",
