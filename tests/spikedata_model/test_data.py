@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spikedata.recording import Recording, Series
+from spikedata_model.data import RunData, prepare_data
+from spikedata_model.errors import ConfigError
+from tests.spikedata_model.builders import make_config, make_recording, make_splits, with_values
+
+A, B = make_recording("lab/a"), make_recording("lab/b", seed=1, n_units=3)
+
+
+def prepare(*recordings: Recording, **data: object) -> RunData:
+    config = make_config().model_copy(update={"data": make_config().data.model_copy(update=data)})
+    by_id = {one.recording_id: one for one in recordings}
+    return prepare_data(by_id, tuple(by_id), config)
+
+
+def values_in(recording: Recording, target: str, split: str) -> np.ndarray:
+    series, intervals = recording.series[target], recording.split(split)
+    return series.values[intervals.contains(series.times())].astype(np.float64)
+
+
+def test_the_scale_is_mean_and_deviation_of_the_training_split_of_each_recording():
+    data = prepare(A, B)
+
+    for one in (A, B):
+        train = values_in(one, "hand", "train")
+        scale = data.scales[one.recording_id]["hand"]
+        assert scale.mean == pytest.approx(train.mean(axis=0))
+        assert scale.std == pytest.approx(train.std(axis=0))
+    assert data.scales["lab/a"] != data.scales["lab/b"]
+
+
+def test_values_outside_the_training_split_do_not_move_the_scale():
+    series = A.series["hand"]
+    outside = ~A.split("train").contains(series.times())
+    values = series.values.copy()
+    values[outside] = np.nan
+
+    assert prepare(with_values(A, "hand", values)).scales == prepare(A).scales
+
+
+def test_the_scale_is_that_of_the_asked_split_scheme():
+    late = make_splits((0.0, 8.0, "test"), (8.0, 20.0, "train"))
+    both = replace(A, splits={**A.splits, "late": late})
+
+    assert prepare(both).scales == prepare(A).scales
+    assert prepare(both, scheme="late").scales == prepare(replace(A, splits={"late": late})).scales
+    assert prepare(both, scheme="late").scales != prepare(A).scales
+
+
+@pytest.mark.parametrize("targets", [("hand",), ("hand", "heading")])
+def test_normalising_and_restoring_are_inverse_and_each_uses_its_own_recording(targets):
+    data = prepare(A, B, targets=targets)
+    sampler = data.sampler("train", make_config(), batch_size=12)
+    batch = sampler.batch(0, 0)
+    assert len(set(batch.recording.tolist())) == 2
+
+    for target in targets:
+        one = batch.targets[target]
+        normalised = data.normalised(batch, target)
+        assert normalised.dtype == torch.float32
+        row = 0
+        for window in range(len(batch)):
+            scale = data.scales[batch.recording_ids[batch.recording[window]]][target]
+            for value in one.values[one.offsets[window] : one.offsets[window + 1]]:
+                by_hand = (value - np.array(scale.mean)) / np.array(scale.std)
+                assert normalised[row].tolist() == pytest.approx(by_hand, abs=1e-4)
+                row += 1
+        assert row == len(normalised)
+        restored = data.restored(batch, target, normalised)
+        np.testing.assert_allclose(restored, one.values, rtol=1e-4, atol=1e-4)
+
+
+def test_all_training_samples_together_have_mean_0_and_deviation_1():
+    data = prepare(A)
+    sampler = data.sampler("train", make_config(), batch_size=50, order="sequential", short="keep")
+    normalised = data.normalised(sampler.batch(0, 0), "hand")
+
+    assert normalised.mean(dim=0).tolist() == pytest.approx([0, 0], abs=1e-4)
+    assert normalised.std(dim=0, correction=0).tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_targets_are_those_that_recordings_name_and_widths_those_of_the_series():
+    data = prepare(A, make_recording("lab/c", targets=("heading",)))
+
+    assert data.channels == {"hand": 2, "heading": 2}
+    assert prepare(A, targets=("heading",)).channels == {"heading": 2}
+
+
+def test_every_sample_that_a_batch_brings_has_a_scale():
+    """A recording may hold a series that only another one names: its samples are trained on too."""
+    data = prepare(A, make_recording("lab/c", seed=3, targets=("heading",)))
+    batch = data.sampler("train", make_config(), batch_size=20).batch(0, 0)
+
+    for target, one in batch.targets.items():
+        for window, count in enumerate(np.diff(one.offsets)):
+            name = batch.recording_ids[batch.recording[window]]
+            assert not count or target in data.scales[name], (target, name)
+        assert data.normalised(batch, target).abs().max() < 10
+
+
+def test_a_recording_that_lacks_a_target_takes_part_with_the_others():
+    bare = replace(A, recording_id="lab/c", series={"heading": A.series["heading"]},
+                   units={"unit_id": np.array(["w", "x", "y", "z"])})  # fmt: skip
+    data = prepare(A, bare, targets=("hand", "heading"))
+
+    assert set(data.scales["lab/c"]) == {"heading"}
+    batch = data.sampler("train", make_config(), batch_size=20).batch(0, 0)
+    assert len(data.normalised(batch, "hand")) == len(batch.targets["hand"].time)
+
+
+def test_units_and_recordings_of_the_vocabulary_are_in_the_order_of_the_run():
+    data = prepare(B, A)
+
+    assert data.vocabulary.recording_ids == ("lab/b", "lab/a")
+    assert data.vocabulary.unit_ids == (*B.unit_ids.tolist(), *A.unit_ids.tolist())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e9 / 3])
+def test_a_channel_that_never_changes_in_training_is_refused(value):
+    """The mean of equal numbers may differ from them by one rounding, so their deviation from 0."""
+    values = A.series["hand"].values.astype(np.float64)
+    values[A.split("train").contains(A.series["hand"].times()), 1] = value
+
+    with pytest.raises(ConfigError, match="lab/a: 'hand' never changes in the training split"):
+        prepare(with_values(A, "hand", values))
+
+
+def test_a_target_without_training_samples_is_refused():
+    late = replace(A.series["hand"], start=15.0)
+
+    with pytest.raises(ConfigError, match=r"'hand' never changes .*\(0 samples\)"):
+        prepare(replace(A, series={"hand": late}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_target_with_values_that_are_no_numbers_is_refused(bad):
+    values = A.series["hand"].values.copy()
+    values[3, 0] = bad
+
+    with pytest.raises(ConfigError, match=r"lab/a: 'hand' holds values .* no numbers"):
+        prepare(with_values(A, "hand", values))
+
+
+@pytest.mark.parametrize("targets", [("hnad",), ("hand", "hnad"), ("hnad", "hand")])
+def test_a_target_that_no_recording_has_is_refused_with_a_near_name(targets):
+    with pytest.raises(ConfigError, match=r"'hnad'.*did you mean 'hand'\?"):
+        prepare(A, B, targets=targets)
+
+
+def test_a_recording_without_any_target_is_refused_with_what_to_do():
+    bare = make_recording("lab/c", targets=())
+
+    with pytest.raises(ConfigError, match=r"lab/c names no target, .*data\.targets.*hand, heading"):
+        prepare(bare)
+    with pytest.raises(ConfigError, match=r"lab/c has no series 'hand', so there is nothing to"):
+        prepare(A, replace(bare, series={"eye": A.series["hand"]}))
+
+
+def test_a_target_of_another_width_is_refused_with_both_widths():
+    series = Series(np.ones((9, 1)), "", ("x",), rate=1.0)
+
+    with pytest.raises(ConfigError, match="lab/c: 'hand' has 1 channels, 2 in the recordings"):
+        prepare(A, replace(make_recording("lab/c"), series={"hand": series}))
+
+
+def test_no_recording_is_refused():
+    with pytest.raises(ConfigError, match="no recording to train on"):
+        prepare()
+
+
+def test_a_split_exists_when_any_recording_has_time_in_it():
+    bare = make_recording("lab/c", splits=make_splits((0.0, 20.0, "train")))
+
+    assert prepare(A, bare).has_split("test")
+    assert not prepare(bare).has_split("test")
