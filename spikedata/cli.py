@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -32,12 +33,12 @@ ORDER = ("fetch", "ingest", "info", "train", "evaluate", "report")
 class _Program(TyperGroup):
     """Turns errors into one sentence and an exit code: 1 some work failed, 2 misuse."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx) -> list[str]:
         """Return the commands in the order in which they are used; others come last."""
         known = [name for name in ORDER if name in self.commands]
         return known + sorted(self.commands.keys() - set(known))
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx) -> object:
         """Run a command."""
         try:
             return super().invoke(ctx)
@@ -161,7 +162,7 @@ def ingest(
     _finish(f"Ingested {chosen.name}", rows, as_json)
 
 
-def _finish(title: str, rows: list[dict[str, object]], as_json: bool) -> None:
+def _finish(title: str, rows: Sequence[Mapping[str, object]], as_json: bool) -> None:
     """Print one row an item and end with exit code 1 if any failed."""
     if as_json:
         print_json(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def wiener_predict(
     errors = [np.mean((_apply(early, a, held_features) - truth) ** 2 / scale) for a in ALPHAS]
     alpha = ALPHAS[int(np.argmin(errors))]
     late = _moments(features, series, held)
-    both = Moments(*(one + other for one, other in zip(early, late, strict=True)))
+    both = early + late
     features = _feature_map(recording, scored, causal)
     time = series.times(_rows(series, scored))
     parts = [
@@ -153,7 +153,8 @@ def _feature_map(recording: Recording, intervals: IntervalSet, causal: bool) -> 
     return features
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Moments:
     """Sums over a training set of D features and C channels: all that ridge needs of it."""
 
     count: float
@@ -161,6 +162,15 @@ class Moments(NamedTuple):
     y: np.ndarray  # (C,)
     xx: np.ndarray  # (D, D)
     xy: np.ndarray  # (D, C)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+        )
 
 
 def _moments(features: FeatureMap, series: Series, rows: np.ndarray) -> Moments:
@@ -171,16 +181,15 @@ def _moments(features: FeatureMap, series: Series, rows: np.ndarray) -> Moments:
         x = features(series.times(chunk))
         y = np.asarray(series.values[chunk], np.float64)
         part = Moments(float(len(chunk)), x.sum(axis=0), y.sum(axis=0), x.T @ x, x.T @ y)
-        total = part if total is None else Moments(*map(np.add, total, part))
+        total = part if total is None else total + part
     assert total is not None
     return total
 
 
 def _apply(moments: Moments, alpha: float, features: np.ndarray) -> np.ndarray:
     """Return the ridge predictions of features from the moments of a training set."""
-    count, x_sum, y_sum, xx, xy = moments
-    x_mean, y_mean = x_sum / count, y_sum / count
-    covariance = xx - count * np.outer(x_mean, x_mean)
+    x_mean, y_mean = moments.x / moments.count, moments.y / moments.count
+    covariance = moments.xx - moments.count * np.outer(x_mean, x_mean)
     covariance[np.diag_indices_from(covariance)] += alpha
-    weights = np.linalg.solve(covariance, xy - count * np.outer(x_mean, y_mean))
+    weights = np.linalg.solve(covariance, moments.xy - moments.count * np.outer(x_mean, y_mean))
     return (features - x_mean) @ weights + y_mean

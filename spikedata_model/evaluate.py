@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from spikedata.files import write_whole
 from spikedata.progress import Progress, silent
@@ -56,6 +57,10 @@ class Prediction:
     predicted: np.ndarray
 
 
+# JSON has no nan: the R² of a channel that does not change is null in a file.
+R2 = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+
 class Score(BaseModel):
     """How well one target of one recording was decoded."""
 
@@ -65,8 +70,8 @@ class Score(BaseModel):
     target: str
     columns: tuple[str, ...]
     n_samples: int
-    r2: tuple[float, ...]  # POYO, by channel
-    baseline_r2: tuple[float, ...]  # Wiener filter, by channel
+    r2: tuple[R2, ...]  # POYO, by channel
+    baseline_r2: tuple[R2, ...]  # Wiener filter, by channel
     angle_error_deg: float | None = None  # median, for a (cos, sin) target
     baseline_angle_error_deg: float | None = None
 
@@ -106,7 +111,9 @@ def r2_score(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """
     residual = np.sum((truth - predicted) ** 2, axis=0)
     total = np.sum((truth - truth.mean(axis=0)) ** 2, axis=0)
-    return 1 - np.divide(residual, total, out=np.full(len(total), np.nan), where=total > 0)
+    # The mean of equal values may differ from them by a rounding: their total is not always 0.
+    changes = truth.min(axis=0) < truth.max(axis=0)
+    return 1 - np.divide(residual, total, out=np.full(len(total), np.nan), where=changes)
 
 
 def predict(
@@ -122,12 +129,13 @@ def predict(
 
     Windows of the model's context, half a context apart, cover each interval of the split;
     a last one ends with it. A sample's prediction is the mean over the windows that hold it.
-    No window reaches outside its interval, so no spike of another split is seen.
+    No window reaches outside its interval, so no spike of another split is seen. A target
+    without samples in the split is left out.
 
     Raises
     ------
     ConfigError
-        If no recording has time in the split.
+        If no recording has time in the split, or none has samples there.
     """
     if not data.has_split(split):
         raise ConfigError(
@@ -162,11 +170,18 @@ def predict(
             tokens = tokenize(
                 batch, data.vocabulary, sampler.unit_ids, context=config.model.context
             )
-            for target, normalised in model(tokens).items():
+            for target, normalised in model(tokens.to(model.frequency_F.device)).items():
                 _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
             progress(f"predicting {split}", step + 1, sampler.steps())
     model.train(was_training)
-    return [_finish(data, name, target, one) for (name, target), one in sums.items()]
+    found = [
+        _finish(data, name, target, one) for (name, target), one in sums.items() if one[:, -1].any()
+    ]
+    if not found:
+        raise ConfigError(
+            f"No target of this run has samples in the split '{split}'; score another with --split."
+        )
+    return found
 
 
 def _add_windows(

@@ -96,7 +96,7 @@ def trace_figure(one: Prediction, baseline: np.ndarray, score: Score) -> bytes:
 
 
 def _draw_traces(
-    axes: Sequence, one: Prediction, baseline: np.ndarray, start: float, end: float
+    axes: np.ndarray, one: Prediction, baseline: np.ndarray, start: float, end: float
 ) -> None:
     lo, hi = np.searchsorted(one.time, [start, end])
     for row, axis in enumerate(axes):

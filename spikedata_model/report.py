@@ -130,9 +130,8 @@ def _read_predictions(
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): evaluate the run again.") from None
     for score in evaluation.scores:
-        mine = pc.and_(
-            pc.equal(table["recording_id"], score.recording_id),
-            pc.equal(table["target"], score.target),
+        mine = (pc.field("recording_id") == score.recording_id) & (
+            pc.field("target") == score.target
         )
         rows = table.filter(mine)
         if len(rows) != score.n_samples * len(score.columns):

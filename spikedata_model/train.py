@@ -22,6 +22,7 @@ from spikedata_model.checkpoint import (
 )
 from spikedata_model.config import Config, TrainConfig
 from spikedata_model.data import RunData, prepare_data
+from spikedata_model.errors import ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.optim import make_optimizer, set_learning_rate
 from spikedata_model.poyo import Poyo
@@ -78,7 +79,7 @@ def train(
         scales=data.scales,
     )
     start_run(folder, record)
-    model = record.build_model()
+    model = record.build_model().to(pick_device(config.train.device))
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
@@ -131,6 +132,21 @@ def _label(curve: Sequence[Mapping[str, float]]) -> str:
     return f"training, R² {np.mean(scores):.3f}" if scores else "training"
 
 
+def pick_device(name: str) -> torch.device:
+    """Return the device that a setting names.
+
+    Raises
+    ------
+    ConfigError
+        If it names a GPU and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.device is 'cuda', but torch finds no GPU here: use 'auto' or 'cpu'."
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def train_step(
     model: Poyo,
     optimizer: torch.optim.Optimizer,
@@ -156,9 +172,10 @@ def train_step(
     tokens = tokenize(
         batch, data.vocabulary, sampler.unit_ids, context=model.config.context, silenced=silenced
     )
-    predicted = model(tokens)
+    device = model.frequency_F.device
+    predicted = model(tokens.to(device))
     errors = [
-        (predicted[name] - data.normalised(batch, name)).square().flatten()
+        (predicted[name] - data.normalised(batch, name).to(device)).square().flatten()
         for name in data.channels
     ]
     loss = torch.cat(errors).mean()
