@@ -135,7 +135,7 @@ def predict(
     Raises
     ------
     ConfigError
-        If no recording has time in the split, or none has samples there.
+        If no recording has time in the split.
     """
     if not data.has_split(split):
         raise ConfigError(
@@ -174,14 +174,9 @@ def predict(
                 _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
             progress(f"predicting {split}", step + 1, sampler.steps())
     model.train(was_training)
-    found = [
+    return [
         _finish(data, name, target, one) for (name, target), one in sums.items() if one[:, -1].any()
     ]
-    if not found:
-        raise ConfigError(
-            f"No target of this run has samples in the split '{split}'; score another with --split."
-        )
-    return found
 
 
 def _add_windows(
@@ -233,7 +228,7 @@ def evaluate(
     CheckpointError
         If the run has no finished model, or the store holds other data.
     ConfigError
-        If no recording has time in the split.
+        If no recording has time in the split, or none has samples there.
     """
     record = read_run(folder)
     checkpoint = load_checkpoint(folder)
@@ -247,6 +242,10 @@ def evaluate(
     model = record.build_model()
     model.load_state_dict(checkpoint.model)
     predictions = predict(model, data, record.config, split, progress=progress)
+    if not predictions:
+        raise ConfigError(
+            f"No target of this run has samples in the split '{split}'; score another with --split."
+        )
     baselines, scores = [], []
     for done, one in enumerate(predictions):
         progress("fitting the Wiener filter", done, len(predictions))
