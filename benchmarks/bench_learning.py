@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import subprocess
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import write_result
 
 from spikedata.store import Store
 from spikedata_model.baselines import wiener_predict
@@ -120,18 +118,6 @@ def seconds_until(rows: list[dict], levels: list[float]) -> float | None:
     return None
 
 
-def provenance(threads: int) -> dict[str, object]:
-    """Return versions, machine and commit."""
-    git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    names = ("neural-spikedata", "torch", "numpy")
-    return {
-        "versions": {"python": platform.python_version(), **{one: version(one) for one in names}},
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads},
-        "commit": commit or None,
-    }
-
-
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Return everything that was measured."""
     if args.threads:
@@ -156,7 +142,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         "floor": baselines,
         "ours": runs,
         "torch_brain": others,
-        **provenance(torch.get_num_threads()),
     }
 
 
@@ -205,8 +190,7 @@ def main() -> None:
     result = run(args)
     show(result)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":

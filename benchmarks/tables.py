@@ -1,0 +1,111 @@
+"""Write the tables of README.md and benchmarks/README.md from the files in results/.
+
+python benchmarks/tables.py            # rewrite what stands between the markers
+python benchmarks/tables.py --check    # exit 1 if a table is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
+
+
+def sample_table(result: dict) -> str:
+    """Return R² of POYO and of the Wiener filter by recording: mean over seeds and their range."""
+    seconds = [one["train_seconds"] for one in result["runs"]]
+    machine = result["machine"]
+    lines = [
+        "| recording | target | POYO R² (range of seeds) | Wiener filter R² |",
+        "|---|---|--:|--:|",
+    ]
+    for rows in zip(*(one["scores"] for one in result["runs"]), strict=True):
+        poyo = np.array([np.mean(row["r2"]) for row in rows])
+        floor = np.mean(rows[0]["baseline_r2"])
+        lines.append(
+            f"| `{rows[0]['recording_id']}` | {rows[0]['target']} | "
+            f"{poyo.mean():.3f} ({poyo.min():.3f} to {poyo.max():.3f}) | {floor:.3f} |"
+        )
+    lines.append(
+        f"\nOne model for both recordings, preset `{result['preset']}`, {len(seconds)} seeds, "
+        f"{min(seconds):.0f} to {max(seconds):.0f} s of training on {machine['threads']} cores "
+        f"({machine['processor']}); mean over channels, last 20 % of the time."
+    )
+    return "\n".join(lines)
+
+
+def learning_table(result: dict) -> str:
+    """Return one row a decoder: final R², and when it passed the linear decoders."""
+    lines = [
+        "| decoder | parameters | training s | R² x / y | passes causal Wiener after | passes centred "
+        "Wiener after |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, one in result["floor"].items():
+        lines.append(f"| {name} | | {one['seconds']:.0f} | {_scores(one['r2'])} | | |")
+    for one in result["ours"]:
+        label = f"POYO, preset `{one['preset']}`, seed {one['seed']}"
+        lines.append(_learning_row(label, one["parameters"], one))
+    for one in result["torch_brain"]:
+        label = f"torch_brain {one['versions']['torch_brain']}: `{one['arguments']}`"
+        lines.append(_learning_row(label, one["parameters"]["all"], one))
+    machine = result["machine"]
+    lines.append(
+        f"\n`{result['recording']}`, first 80 % train, last 20 % test. {machine['threads']} cores, "
+        f"{machine['processor']}; torch {result['versions']['torch']}; commit "
+        f"`{result['commit'][:10]}`. Evaluations are not counted in the seconds."
+    )
+    return "\n".join(lines)
+
+
+def _scores(values: list[float]) -> str:
+    return " / ".join(f"{value:.3f}" for value in values)
+
+
+def _learning_row(label: str, parameters: int, one: dict) -> str:
+    last = one["rows"][-1]
+    passed = [
+        "never" if value is None else f"{value:.0f} s" for value in one["seconds_until"].values()
+    ]
+    return (
+        f"| {label} | {parameters:,} | {last['train_seconds']:.0f} | {_scores(last['r2'])} | "
+        f"{' | '.join(passed)} |"
+    )
+
+
+TABLES = {"sample": sample_table, "learning": learning_table}
+
+
+def fill(text: str) -> str:
+    """Return a document with the tables that its markers name."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table {name}: written by benchmarks/tables.py -->", "<!-- end -->"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            result = json.loads((HERE / "results" / f"{name}.json").read_text())
+            text = f"{before}{begin}\n{make(result)}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        if fill(text) == text:
+            continue
+        if args.check:
+            sys.exit(f"{path.name}: a table is not what results/ says: python benchmarks/tables.py")
+        path.write_text(fill(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
