@@ -10,10 +10,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from spikedata.errors import HarmonizeError
 
-__all__ = ["Hdf5File", "number_of", "text_of"]
+__all__ = ["Hdf5File", "is_damage", "number_of", "text_of"]
 
 MAX_BYTES = 16 * 2**30  # one array; a hostile file can claim any shape in a few bytes
 MAX_LINKS = 16  # soft links followed one after another
@@ -80,8 +81,15 @@ class Hdf5File:
                     f"{self.name}: `{asked}` is a link that leaves the file or leads in a "
                     "circle; such links are not followed. Ask for a file that is whole."
                 )
-            node = node[part]
+            step = node[part] if isinstance(node, h5py.Group) else None
+            if not isinstance(step, h5py.Group | h5py.Dataset):
+                return None  # a named type
+            node = step
         return node
+
+    def address(self, node: h5py.Group | h5py.Dataset) -> int:
+        """Return a number that is the same for all hard links to one object."""
+        return int(h5o.get_info(node.id).addr)
 
     def text_behind(self, reference: object, attribute: str) -> str:
         """Return an attribute, as text, of the object that an object reference points to."""
@@ -120,6 +128,13 @@ class Hdf5File:
             ) from None
 
 
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether an error is how libhdf5 says that a file's structure is broken."""
+    if isinstance(error, KeyError):
+        return "nable to" in str(error)  # "Unable to synchronously open object (…)"
+    return isinstance(error, OSError | RuntimeError)
+
+
 def text_of(value: object) -> str:
     """Return an attribute or a value as text."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -141,9 +156,12 @@ def _link(
     if not isinstance(node, h5py.Group):
         return None
     try:
-        return node.get(name, getlink=True)
+        link: object = node.get(name, getlink=True)
     except TypeError:  # a kind of link that h5py does not know: as if it led outside
         return h5py.ExternalLink("", "")
+    if isinstance(link, h5py.HardLink | h5py.SoftLink | h5py.ExternalLink):
+        return link
+    return None
 
 
 def _open_for_reading(path: Path) -> h5py.File:

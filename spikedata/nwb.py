@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import numpy as np
 
 from spikedata.errors import HarmonizeError, did_you_mean
-from spikedata.hdf5 import Hdf5File, number_of, text_of
+from spikedata.hdf5 import Hdf5File, is_damage, number_of, text_of
 
 __all__ = ["Entry", "NwbFile", "SeriesData", "TableData", "UnitTable"]
 
@@ -137,13 +136,12 @@ class NwbFile:
     def __enter__(self) -> NwbFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if is_damage(error):
+            raise HarmonizeError(
+                f"{self.path.name}: the file is damaged ({error}); fetch it again."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -165,7 +163,7 @@ class NwbFile:
         except HarmonizeError:
             yield Entry(path, "link", "")
             return
-        address = h5py.h5o.get_info(node.id).addr
+        address = self._h5.address(node)
         if not isinstance(node, h5py.Group) or address in seen or path.count("/") > MAX_DEPTH:
             return
         seen.add(address)
@@ -180,11 +178,10 @@ class NwbFile:
         """Return what the group is, or None when it only holds other things."""
         kind, names = text_of(node.attrs.get("neurodata_type", "")), set(node)
         if "colnames" in node.attrs:
-            columns = tuple(text_of(name) for name in np.atleast_1d(node.attrs["colnames"]))
+            columns = _names_of(node.attrs["colnames"])
             timed = {"start_time", "stop_time"} <= set(columns)
             label = "units" if kind == "Units" else "intervals" if timed else "table"
-            rows = self._h5.open(f"{path}/id").shape if "id" in names else ()
-            return Entry(path, label, kind, shape=rows, columns=columns)
+            return Entry(path, label, kind, columns=columns)
         if "data" not in names or not names & {"timestamps", "starting_time"}:
             return None
         try:
@@ -236,7 +233,8 @@ class NwbFile:
         count = len(self._h5.dataset(f"{path}/spike_times_index"))
         name = np.arange(count).astype(str)
         if "id" in table:
-            name = np.asarray(self._h5.read(self._h5.dataset(f"{path}/id"))).astype(str)
+            found = self._h5.read(self._h5.dataset(f"{path}/id"))
+            name = found.astype(str) if found.shape == (count,) else name
         spikes, bound = self._ragged(f"{path}/spike_times", count)
         observed = observed_bound = None
         if "obs_intervals" in table and "obs_intervals_index" in table:
@@ -344,7 +342,7 @@ class NwbFile:
         skipped = []
         group = set(self._h5.names(path))
         listed = self._h5.open(path).attrs.get("colnames", sorted(group))
-        for name in (text_of(name) for name in np.atleast_1d(listed)):
+        for name in _names_of(listed):
             if name in ("id", "spike_times", "obs_intervals", "waveforms") or name not in group:
                 continue
             data = self._h5.dataset(f"{path}/{name}")
@@ -382,10 +380,11 @@ class NwbFile:
             values = values.astype(np.float64)
         conversion = number_of(data.attrs.get("conversion", 1.0))
         offset = number_of(data.attrs.get("offset", 0.0))
-        ignored = conversion is None or conversion == 0 or offset is None
-        if not ignored and (conversion, offset) != (1.0, 0.0):
+        if not conversion or offset is None:
+            return values, True
+        if (conversion, offset) != (1.0, 0.0):
             values = values.astype(np.float64) * conversion + offset
-        return values, ignored
+        return values, False
 
     def _timing(self, path: str, count: int) -> tuple[np.ndarray | None, float, float | None]:
         """Return explicit times, or start and rate; exactly one of times and rate."""
@@ -407,6 +406,10 @@ class NwbFile:
             f"{self.path.name}: the series `{path}` has neither `timestamps` nor a "
             "`starting_time` with a rate above 0 Hz."
         )
+
+
+def _names_of(attribute: object) -> tuple[str, ...]:
+    return tuple(text_of(name) for name in np.atleast_1d(np.asarray(attribute)))
 
 
 def _column_names(path: str, width: int, ndim: int, comments: str) -> tuple[str, ...]:

@@ -3,6 +3,9 @@
 pynwb and hypothesis are imported inside the functions that need them.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# pynwb makes its classes while it runs, so pyright does not see their methods.
+
 from __future__ import annotations
 
 from datetime import UTC, datetime

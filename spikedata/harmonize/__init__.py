@@ -6,9 +6,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from spikedata.checks import run_checks
-from spikedata.errors import CheckFailedError, HarmonizeError, did_you_mean
+from spikedata.errors import CheckFailedError, HarmonizeError, IntervalError, did_you_mean
 from spikedata.manifest import Asset, Dataset
 from spikedata.recording import Recording
 
@@ -40,7 +41,11 @@ def harmonize(path: Path, dataset: Dataset, asset: Asset) -> Recording:
     CheckFailedError
         If the recording breaks an invariant; the message lists all that it breaks.
     """
-    recording = find_harmonizer(dataset.harmonize.harmonizer)(Path(path), dataset, asset)
+    function = find_harmonizer(dataset.harmonize.harmonizer)
+    try:
+        recording = function(Path(path), dataset, asset)
+    except IntervalError as error:  # times that make no sense; it does not know where it was
+        raise HarmonizeError(f"{dataset.recording_id(asset)}: {error}") from error
     problems = [found.message for found in run_checks(recording) if found.severity == "error"]
     if problems:
         raise CheckFailedError(
@@ -75,4 +80,4 @@ def find_harmonizer(name: str) -> Harmonizer:
             f"The module '{full_name}' has no function '{function_name or 'harmonize'}'; "
             "a harmoniser is a function of (path, dataset, asset) that returns a Recording."
         )
-    return function
+    return cast(Harmonizer, function)

@@ -231,9 +231,10 @@ def _series(
     nwb: NwbFile, options: HarmonizeOptions, about: dict[str, str], dropped: Counter[str]
 ) -> dict[str, Series]:
     """Return the series that the manifest names, or every behavioural one of the file."""
-    wanted = options.series or _behaviour(nwb, about, dropped)
+    if not options.series:
+        return _chosen(nwb, options, _all_behaviour(nwb, about, dropped))
     series: dict[str, Series] = {}
-    for one in wanted:
+    for one in options.series:
         if one.velocity_of is None:
             sources = [nwb.read_series(path) for path in one.source]
             series[one.name] = build_series(one, sources, dropped)
@@ -244,49 +245,60 @@ def _series(
                 f"The series '{one.name}' is the velocity of '{one.velocity_of}', which must "
                 f"stand above it in the manifest; {did_you_mean(one.velocity_of, series)}"
             )
+    return _chosen(nwb, options, series)
+
+
+def _chosen(
+    nwb: NwbFile, options: HarmonizeOptions, series: dict[str, Series]
+) -> dict[str, Series]:
+    """Return the series, if there are any and every target is one of them."""
+    if not series:
+        raise HarmonizeError(
+            f"{nwb.path.name}: the file holds no behaviour (no numeric time series in "
+            "acquisition or processing), so there is nothing to decode; leave it out."
+        )
     for target in options.targets:
         if target not in series:
             raise HarmonizeError(
                 f"{nwb.path.name}: the target '{target}' is no series of the file; "
                 f"{did_you_mean(target, series)}"
             )
-    if not series:
-        raise HarmonizeError(
-            f"{nwb.path.name}: the file holds no behaviour (no numeric time series in "
-            "acquisition or processing), so there is nothing to decode; leave it out."
-        )
     return series
 
 
-def _behaviour(
-    nwb: NwbFile, about: dict[str, str], dropped: Counter[str]
-) -> tuple[SeriesOptions, ...]:
-    """Return options that take every readable behavioural series under its own name."""
-    found: dict[str, str] = {}
-    skipped = []
-    for entry in nwb.listing():
-        if entry.kind not in ("series", "link") or entry.path.split("/")[0] not in (
-            "acquisition", "processing",
-        ):  # fmt: skip
-            continue
-        reason = _why_not_behaviour(entry)
-        if reason == "":
+def _all_behaviour(nwb: NwbFile, about: dict[str, str], dropped: Counter[str]) -> dict[str, Series]:
+    """Return every behavioural series of the file under its own name, or its path if that repeats.
+
+    What is left out is named in ``about["series_skipped"]``, with the reason.
+    """
+    listed = [
+        entry
+        for entry in nwb.listing()
+        if entry.kind in ("series", "link")
+        and entry.path.startswith(("acquisition/", "processing/"))
+    ]
+    names = Counter(entry.path.rsplit("/", 1)[-1] for entry in listed)
+    series, skipped = {}, []
+    for entry in listed:
+        last = entry.path.rsplit("/", 1)[-1]
+        name = _slug(last if names[last] == 1 else entry.path.replace("/", "."))
+        reason, built, counts = _why_not_behaviour(entry), None, Counter[str]()
+        if not reason:
             try:
-                nwb.read_series(entry.path)
-            except HarmonizeError:
-                reason = "cannot be read"
-        if reason:
+                options = SeriesOptions(name=name, source=(entry.path,))
+                built = build_series(options, [nwb.read_series(entry.path)], counts)
+                reason = "" if len(built) else "no usable sample"
+            except HarmonizeError as error:
+                reason = str(error)
+        if reason or built is None:
             skipped.append(f"{entry.path} ({reason})")
             continue
-        parts = [_slug(part) for part in entry.path.split("/")]
-        name = parts[-1]
-        if name in found:
-            name = ".".join(parts)
-        found[name] = entry.path
+        series[name] = built
+        dropped.update(counts)
     if skipped:
         dropped["series.skipped"] += len(skipped)
         about["series_skipped"] = "; ".join(skipped)
-    return tuple(SeriesOptions(name=name, source=(path,)) for name, path in found.items())
+    return series
 
 
 def _why_not_behaviour(entry: Entry) -> str:

@@ -286,7 +286,17 @@ def test_two_series_of_one_name_are_told_apart_by_their_paths(tiny):
     with h5py.File(tiny, "a") as file:
         file.copy("processing/behavior/speed", "acquisition/speed")
 
-    assert {"speed", "processing.behavior.speed"} <= set(run(tiny).series)
+    assert {"acquisition.speed", "processing.behavior.speed"} <= set(run(tiny).series)
+
+
+def test_an_unnamed_series_without_a_usable_sample_is_skipped_and_told(tiny):
+    path = change(tiny, acquisition__angle_b__data=np.full(100, np.nan))
+
+    recording = run(path)
+
+    assert "angle_b" not in recording.series
+    assert "acquisition/angle_b (no usable sample)" in recording.about["series_skipped"]
+    assert recording.dropped["series.skipped"] == 2
 
 
 def test_a_file_without_behaviour_or_without_the_target_is_told(tmp_path, tiny):

@@ -290,6 +290,29 @@ def test_a_file_that_is_cut_short(tiny, share):
         NwbFile(tiny)
 
 
+def test_whatever_byte_is_damaged_a_file_reads_or_is_refused(original, tmp_path):
+    """Errors of libhdf5 have many types and no tree: only trying finds them."""
+    path, whole = tmp_path / "a.nwb", original.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        place = int(rng.integers(0, len(content) // 2))  # where the structure lies
+        content[place : place + 32] = rng.bytes(32)
+        path.write_bytes(content)
+        try:
+            with NwbFile(path) as nwb:
+                nwb.about()
+                nwb.read_units()
+                for entry in nwb.listing():
+                    if entry.kind == "series":
+                        nwb.read_series(entry.path)
+        except HarmonizeError:
+            refused += 1
+
+    assert refused > 2
+
+
 def test_an_hdf5_file_that_is_not_nwb(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w"):
         pass
