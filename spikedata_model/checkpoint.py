@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,9 +108,11 @@ def start_run(folder: Path, record: RunRecord) -> None:
     ------
     ConfigError
         If the folder holds a run with other settings or data, naming the first difference.
+    CheckpointError
+        If its ``run.json`` is damaged or of a newer version.
     """
     if (folder / RUN).exists():
-        asked, found = json.loads(record.model_dump_json()), json.loads((folder / RUN).read_text())
+        found, asked = (json.loads(one.model_dump_json()) for one in (read_run(folder), record))
         difference = _first_difference(found, asked)
         if difference:
             raise ConfigError(
@@ -147,17 +150,19 @@ def read_run(folder: Path) -> RunRecord:
     path = folder / RUN
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("format_version", 0) > FORMAT_VERSION:
-            raise CheckpointError(f"{path} was written by a newer spikedata: upgrade spikedata.")
-        return RunRecord.model_validate(content)
     except FileNotFoundError:
         raise CheckpointError(
             f"There is no run in {folder}: start one with `spikedata train --out {folder}`."
         ) from None
-    except ValidationError as error:
-        raise CheckpointError(f"{path} is damaged: {describe_validation_error(error)}.") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(f"{path} was written by a newer spikedata: upgrade spikedata.")
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is damaged: {describe_validation_error(error)}.") from None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -166,13 +171,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     content["run"] = _run_hash(folder)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(folder / CHECKPOINT, buffer.getvalue())
     table = io.StringIO(newline="")
     columns = list(dict.fromkeys(key for row in checkpoint.curve for key in row))
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(checkpoint.curve)
+    # The checkpoint comes last: killed between the two, the run goes on and writes both again.
     write_whole(folder / CURVE, table.getvalue())
+    write_whole(folder / CHECKPOINT, buffer.getvalue())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -189,10 +195,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; they are refused or read safely
+            content = torch.load(path, map_location="cpu", weights_only=True)
         run = content.pop("run")
         checkpoint = Checkpoint(**content)
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, EOFError,
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
             pickle.UnpicklingError) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

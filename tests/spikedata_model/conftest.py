@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +21,24 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Store:
-    return make_store(
-        tmp_path / "store", make_recording("lab/a"), make_recording("lab/b", seed=1, n_units=3)
+@pytest.fixture(scope="session", name="finished")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store of two recordings and a finished run on both."""
+    folder = tmp_path_factory.mktemp("finished")
+    store = make_store(
+        folder / "store", make_recording("lab/a"), make_recording("lab/b", seed=1, n_units=3)
     )
+    train(store, folder / "run", make_config())
+    return folder
+
+
+@pytest.fixture(name="store")
+def _store(finished: Path, tmp_path: Path) -> Store:
+    """Return a store of two recordings, to be changed at will."""
+    return Store(shutil.copytree(finished / "store", tmp_path / "store"))
 
 
 @pytest.fixture(name="run")
-def _run(store: Store, tmp_path: Path) -> Path:
-    """Return a finished run on both recordings of the store."""
-    train(store, tmp_path / "run", make_config())
-    return tmp_path / "run"
+def _run(finished: Path, tmp_path: Path) -> Path:
+    """Return a finished run on both recordings of the store, to be damaged at will."""
+    return shutil.copytree(finished / "run", tmp_path / "run")

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from spikedata_model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_run,
+    save_checkpoint,
+    start_run,
+)
+from spikedata_model.errors import CheckpointError, ConfigError
+from spikedata_model.train import train
+from tests.spikedata_model.builders import make_config, make_recording, make_store
+
+
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def sentence(caught: pytest.ExceptionInfo) -> str:
+    """Return the message, after making sure that it is one line that ends like a sentence."""
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ".." not in message
+    return message
+
+
+def test_a_checkpoint_is_read_as_it_was_written(run):
+    torch.manual_seed(0)
+    weights = {"a": torch.randn(3, 2), "b": torch.randn(5)}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    curve = [{"step": 1, "seconds": 0.5, "loss": 0.1}, {"step": 2, "seconds": 1.0, "loss": 0.2}]
+    written = Checkpoint(2, 1.5, weights, optimizer, curve, [0.25, 1 / 3])
+    save_checkpoint(run, written)
+    read = load_checkpoint(run)
+
+    assert read is not None
+    assert (read.step, read.seconds, read.losses) == (2, 1.5, [0.25, 1 / 3])
+    assert read.curve == curve
+    assert all(torch.equal(read.model[name], weights[name]) for name in weights)
+    assert torch.equal(read.optimizer["state"][0]["exp_avg"], torch.ones(2))
+
+
+def test_the_curve_is_also_a_table_with_every_column_that_any_row_has(run):
+    curve = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "r2 lab/a hand x": -0.5}]
+    save_checkpoint(run, Checkpoint(2, 0.0, {}, {}, curve, []))
+    with (run / "learning_curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert rows == [
+        {"step": "1", "loss": "0.5", "r2 lab/a hand x": ""},
+        {"step": "2", "loss": "0.25", "r2 lab/a hand x": "-0.5"},
+    ]
+
+
+def test_a_run_without_a_checkpoint_has_none(run):
+    (run / "checkpoint.pt").unlink()
+
+    assert load_checkpoint(run) is None
+
+
+def test_nothing_but_the_files_of_a_run_is_left_in_its_folder(run):
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt", "learning_curve.csv", "run.json",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ damage
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x05.", b"PK\x03\x04", b"[1]"])
+def test_a_file_that_is_no_checkpoint_is_refused(run, content):
+    (run / "checkpoint.pt").write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged") as caught:
+        load_checkpoint(run)
+    assert "delete it to train again" in sentence(caught)
+
+
+def test_a_checkpoint_cut_anywhere_is_refused(run):
+    whole = (run / "checkpoint.pt").read_bytes()
+    for size in [1, 30, len(whole) // 3, len(whole) // 2, len(whole) - 100, len(whole) - 1]:
+        (run / "checkpoint.pt").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(run)
+        assert "is damaged" in sentence(caught), size
+
+
+def test_a_checkpoint_with_a_changed_byte_is_refused_or_read_never_a_crash(run):
+    whole = (run / "checkpoint.pt").read_bytes()
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 20])):
+            damaged[rng.randrange(len(whole))] ^= rng.randrange(1, 256)
+        (run / "checkpoint.pt").write_bytes(damaged)
+        try:
+            load_checkpoint(run)
+        except CheckpointError:
+            refused += 1
+
+    assert refused > 20
+
+
+class Hostile:
+    """Runs a command when it is unpickled carelessly."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch '{self.proof}'",)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "field"])
+def test_a_hostile_checkpoint_is_refused_and_not_run(run, tmp_path, form):
+    hostile = Hostile(tmp_path / "proof")
+    if form == "pickle":
+        (run / "checkpoint.pt").write_bytes(pickle.dumps(hostile))
+    elif form == "torch":
+        torch.save(hostile, run / "checkpoint.pt")
+    else:
+        content = torch.load(run / "checkpoint.pt", weights_only=True)
+        torch.save({**content, "losses": hostile}, run / "checkpoint.pt")
+
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        load_checkpoint(run)
+    sentence(caught)
+    assert not (tmp_path / "proof").exists()
+    pickle.loads(pickle.dumps(hostile))
+    assert (tmp_path / "proof").exists()  # it would have been
+
+
+def test_a_checkpoint_of_another_program_is_refused(run):
+    torch.save({"epoch": 3, "state_dict": {"weight": torch.ones(3)}}, run / "checkpoint.pt")
+
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        load_checkpoint(run)
+    sentence(caught)
+
+
+@pytest.mark.parametrize("missing", ["run", "step", "losses"])
+def test_a_checkpoint_without_one_of_its_fields_is_refused(run, missing):
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    del content[missing]
+    torch.save(content, run / "checkpoint.pt")
+
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(run)
+
+
+def test_a_checkpoint_of_another_run_is_refused(store, run, tmp_path):
+    other = tmp_path / "other"
+    train(store, other, make_config(seed=1))
+    shutil.copy(other / "checkpoint.pt", run / "checkpoint.pt")
+
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+        train(store, run, make_config())
+    sentence(caught)
+
+
+# ------------------------------------------------------------------ what was asked
+
+
+def test_a_folder_without_a_run_says_how_to_start_one(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no run in .*start one with `spikedata train --out"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"format_version": "two"}', "{}"])
+def test_a_damaged_run_file_is_refused_by_all_that_read_it(store, run, content):
+    (run / "run.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+        read_run(run)
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged") as caught:
+        train(store, run, make_config())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_a_newer_version_is_refused_with_what_to_do(store, run):
+    change_json(run / "run.json", format_version=99)
+
+    for read in (read_run, lambda folder: train(store, folder, make_config())):
+        with pytest.raises(CheckpointError, match="newer spikedata: upgrade") as caught:
+            read(run)
+        assert "damaged" not in sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": 10}, r"config\.train\.steps is 9, now 10"),
+        ({"seed": 4}, r"config\.train\.seed is 0, now 4"),
+        ({"learning_rate": 0.5}, r"config\.train\.learning_rate is 0\.002, now 0\.5"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused_by_name(store, run, change, says):
+    with pytest.raises(ConfigError, match=f"holds a run with other settings: {says}") as caught:
+        train(store, run, make_config(**change))
+    assert "Choose another --out, or delete" in sentence(caught)
+
+
+def test_other_recordings_in_the_same_folder_are_refused_by_name(store, run):
+    with pytest.raises(ConfigError, match="lab/b"):
+        train(store, run, make_config(), recording_ids=["lab/a"])
+
+
+def test_changed_data_in_the_same_folder_are_refused(store, run):
+    store.write(make_recording("lab/b", seed=5, n_units=3), {"made": "anew"})
+
+    with pytest.raises(ConfigError, match="lab/b"):
+        train(store, run, make_config())
+
+
+def test_the_same_request_may_start_a_run_twice(run):
+    before = (run / "run.json").read_bytes()
+    start_run(run, read_run(run))
+
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_run_file_rebuilds_the_model_and_finds_the_data(store, run):
+    record = read_run(run)
+    checkpoint = load_checkpoint(run)
+    assert checkpoint is not None
+    model = record.build_model()
+    model.load_state_dict(checkpoint.model)
+
+    assert record.channels == {"hand": 2}
+    assert record.data(store).vocabulary.unit_ids == record.unit_ids
+    assert record.data(store).scales == record.scales
+
+
+def test_a_store_that_lacks_a_recording_is_refused(run, tmp_path):
+    other = make_store(tmp_path / "less", make_recording("lab/a"))
+
+    with pytest.raises(OSError, match="lab/b"):
+        read_run(run).data(other)
