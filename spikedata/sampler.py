@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from spikedata.intervals import IntervalSet, window_bounds
 from spikedata.recording import Recording
 
 __all__ = ["Batch", "Sampler", "TargetBatch", "Window"]
+
+ROUNDING = 5e-7  # s by which sums of times may be off, on a clock that counts from 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +196,12 @@ class Sampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.recordings = (
-            recordings
-            if isinstance(recordings, Mapping)
-            else {recording.recording_id: recording for recording in recordings}
-        )
-        self.recording_ids = tuple(self.recordings if recording_ids is None else recording_ids)
+        given = tuple(recordings if recording_ids is None else recording_ids)
+        if not isinstance(recordings, Mapping):
+            if recording_ids is None:
+                given = tuple(recording.recording_id for recording in recordings)
+            recordings = {recording.recording_id: recording for recording in recordings}
+        self.recordings, self.recording_ids = recordings, given
         self.split, self.scheme, self.order, self.short = split, scheme, order, short
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.min_length, self.max_length = window if isinstance(window, tuple) else (window, window)
@@ -229,6 +232,8 @@ class Sampler:
         problems += [
             f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
         ]
+        twice = {name for name in self.recording_ids if self.recording_ids.count(name) > 1}
+        problems += [f"recording '{name}' is given twice" for name in sorted(twice)]
         if not self.recording_ids:
             problems.append("no recordings were given")
         if problems:
@@ -236,7 +241,7 @@ class Sampler:
 
     def _read_recordings(self, targets: Sequence[str] | None) -> None:
         """Collect intervals, units and targets of the recordings; nothing else of them is kept."""
-        rows, ids, counts, names, known = [], [], [], [], {}
+        rows, counts, names = [], [], []
         for index, recording_id in enumerate(self.recording_ids):
             recording = self.recordings[recording_id]
             try:
@@ -244,23 +249,17 @@ class Sampler:
             except IntervalError as error:
                 raise SamplingError(str(error)) from None
             rows.append(np.stack([np.full(len(intervals), index), intervals.start, intervals.end]))
-            ids.append(np.asarray(recording.unit_ids, np.str_))
             counts.append(recording.n_units)
             names += recording.targets
-            known.update({name: one.values.shape[1] for name, one in recording.series.items()})
-        self.unit_ids = np.concatenate(ids)
         self.unit_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.targets = tuple(dict.fromkeys(names if targets is None else targets))
-        for name in self.targets:
-            if name not in known:
-                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}.")
-        self._channels = {name: known[name] for name in self.targets}
+        self._channels = self._count_channels()
         table = np.concatenate(rows, axis=1)
-        length = table[2] - table[1]
-        fits = length >= self.min_length
+        span = table[2] - table[1]
+        fits = span >= self.min_length - ROUNDING
         self.n_short = int(np.sum(~fits))
         if self.short == "drop":
-            table, length = table[:, fits], length[fits]
+            table, span = table[:, fits], span[fits]
         if table.shape[1] == 0:
             raise SamplingError(
                 f"Split '{self.split}' of {len(self.recording_ids)} recordings holds no window of "
@@ -269,7 +268,39 @@ class Sampler:
             )
         self._recording = table[0].astype(np.int64)
         self._start, self._end = table[1], table[2]
+        if self.order == "sequential":
+            beyond = np.maximum(span - self.max_length - ROUNDING, 0)
+            self._count = np.ceil(beyond / self.stride).astype(np.int64) + 1
+        else:
+            whole = np.floor((span + ROUNDING) / ((self.min_length + self.max_length) / 2))
+            self._count = np.maximum(whole, 1).astype(np.int64)
         self._planned = None  # the last plan drawn, kept only to save drawing it again
+
+    def _count_channels(self) -> dict[str, int]:
+        """Return the width of each target, which must be the same wherever it is found."""
+        found: dict[str, tuple[int, str]] = {}
+        for recording_id in self.recording_ids:
+            for name, one in self.recordings[recording_id].series.items():
+                width, first = found.setdefault(name, (one.values.shape[1], recording_id))
+                if name in self.targets and width != one.values.shape[1]:
+                    raise SamplingError(
+                        f"'{name}' has {one.values.shape[1]} channels in {recording_id}, {width} "
+                        f"in {first}: sample them apart, or name the series differently."
+                    )
+        for name in self.targets:
+            if name not in found:
+                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, found)}.")
+        return {name: found[name][0] for name in self.targets}
+
+    @cached_property
+    def unit_ids(self) -> np.ndarray:
+        """Ids of the units of all recordings, shape (U,), str; the row is the global index."""
+        tables = [self.recordings[name].unit_ids for name in self.recording_ids]
+        return np.concatenate([np.asarray(ids, np.str_) for ids in tables])
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what can be had again, so that a sampler of a `Store` pickles small."""
+        return {k: v for k, v in self.__dict__.items() if k != "unit_ids"} | {"_planned": None}
 
     # -------------------------------------------------------------- which windows
 
@@ -281,43 +312,51 @@ class Sampler:
         recording : ndarray, shape (W,), int64
             Index in `recording_ids`.
         start, end : ndarray, shape (W,), float64
-            Seconds on the recording's clock.
+            Seconds on the recording's clock. All three are read-only.
         """
         if self._planned is None or self._planned[0] != epoch:
             draw = self._sequential_plan if self.order == "sequential" else self._random_plan
-            self._planned = (epoch, draw(epoch))
+            columns = draw(epoch)
+            for column in columns:
+                column.flags.writeable = False
+            self._planned = (epoch, columns)
         return self._planned[1]
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the interval of each window of an epoch, and which one it is of its interval."""
+        row = np.repeat(np.arange(len(self._count)), self._count)
+        return row, np.arange(len(row)) - np.repeat(
+            np.cumsum(self._count) - self._count, self._count
+        )
 
     def _random_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
-        span = self._end - self._start
-        mean_length = (self.min_length + self.max_length) / 2
-        count = np.maximum(1, np.floor(span / mean_length + 1e-9)).astype(np.int64)
-        row = np.repeat(np.arange(len(span)), count)
-        stratum = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        row, stratum = self._rows()
+        first, last = self._start[row], self._end[row]
         length = rng.uniform(self.min_length, self.max_length, len(row))
-        length = np.minimum(
-            length if self.max_length > self.min_length else self.max_length, span[row]
-        )
-        place = (stratum + rng.random(len(row))) / count[row]
-        start = np.minimum(self._start[row] + place * (span[row] - length), self._end[row] - length)
-        end = np.minimum(start + length, self._end[row])
+        if self.max_length == self.min_length:
+            length[:] = self.max_length
+        length = np.minimum(length, last - first)
+        place = (stratum + rng.random(len(row))) / self._count[row]
+        start = np.minimum(first + place * (last - first - length), last - length)
+        start = np.maximum(start, first)
+        end = np.minimum(start + length, last)
         order = rng.permutation(len(row))
         return self._recording[row][order], start[order], end[order]
 
     def _sequential_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        span = self._end - self._start
-        length = np.minimum(self.max_length, span)
-        count = np.ceil((span - length) / self.stride - 1e-9).astype(np.int64) + 1
-        row = np.repeat(np.arange(len(span)), count)
-        step = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        start = np.minimum(self._start[row] + step * self.stride, self._end[row] - length[row])
-        start = np.maximum(start, self._start[row])
-        return self._recording[row], start, np.minimum(start + length[row], self._end[row])
+        row, step = self._rows()
+        first, last = self._start[row], self._end[row]
+        length = np.minimum(self.max_length, last - first)
+        start = np.maximum(np.minimum(first + step * self.stride, last - length), first)
+        end = np.minimum(start + length, last)
+        # Rounding must not lose a sample between two windows, or behind the last of an interval.
+        then = np.where(step == self._count[row] - 1, last, np.roll(start, -1))
+        return self._recording[row], start, np.where(np.abs(then - end) <= ROUNDING, then, end)
 
     def steps(self, epoch: int = 0) -> int:
-        """Return how many batches this rank makes of an epoch."""
-        batches = -(-len(self.plan(epoch)[0]) // self.batch_size)
+        """Return how many batches this rank makes of an epoch; every epoch has as many."""
+        batches = -(-int(np.sum(self._count)) // self.batch_size)
         if self.order == "random":
             return batches // self.world_size
         return len(range(self.rank, batches, self.world_size))
@@ -378,10 +417,10 @@ class Sampler:
             np.add(one.spike_unit[source], np.int32(self.unit_offsets[index]), out=spike_unit[here])
         return Batch(
             recording_ids=self.recording_ids,
-            unit_offsets=self.unit_offsets,
-            recording=recording,
-            start=start,
-            end=end,
+            unit_offsets=self.unit_offsets.copy(),
+            recording=recording.copy(),
+            start=start.copy(),
+            end=end.copy(),
             spike_time=spike_time,
             spike_unit=spike_unit,
             spike_offsets=offsets,
@@ -416,5 +455,10 @@ class Sampler:
 
     def split_intervals(self, recording_id: str) -> IntervalSet:
         """Return the intervals that the windows of one recording are drawn from."""
+        if recording_id not in self.recording_ids:
+            raise SamplingError(
+                f"Sampler: no recording '{recording_id}'; "
+                + did_you_mean(recording_id, self.recording_ids)
+            )
         mine = self._recording == self.recording_ids.index(recording_id)
         return IntervalSet(self._start[mine], self._end[mine])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +121,17 @@ def _recording() -> Recording:
     return build_recording(seed=0)
 
 
-@pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Store:
-    """Three recordings; the last one lacks the series `position`."""
-    store = Store(tmp_path / "store", create=True)
+@pytest.fixture(name="made_store", scope="session")
+def _made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "store"
+    store = Store(path, create=True)
     for seed in (0, 1):
         store.write(build_recording(seed), {"seed": seed})
     store.write(build_recording(2, n_units=3, lacks=("position",)), {"seed": 2})
-    return store
+    return path
+
+
+@pytest.fixture(name="store")
+def _store(made_store: Path, tmp_path: Path) -> Store:
+    """Three recordings, made/s0 to made/s2; the last one lacks the series `position`."""
+    return Store(shutil.copytree(made_store, tmp_path / "store"))
