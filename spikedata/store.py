@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,9 +15,10 @@ import shutil
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,7 @@ STALE_AFTER = 24 * 3600.0  # s after which another writer's unfinished directory
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Result = TypeVar("Result")
 
 
 class _FileEntry(BaseModel):
@@ -50,7 +53,7 @@ class _FileEntry(BaseModel):
 
 
 class _SeriesEntry(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
     unit: str
     columns: tuple[str, ...]
     start: float = 0.0
@@ -60,9 +63,9 @@ class _SeriesEntry(BaseModel):
 class RecordingHeader(BaseModel):
     """What ``recording.json`` says; unknown fields of later minor additions are ignored."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    format_version: int
+    format_version: Annotated[int, Field(strict=True, ge=1, le=FORMAT_VERSION)]
     recording_id: Annotated[str, Field(pattern=f"^{_NAME}/{_NAME}$")]
     n_spikes: int
     n_units: int
@@ -75,6 +78,14 @@ class RecordingHeader(BaseModel):
     dropped: dict[str, int]
     provenance: dict[str, JsonValue]
     files: dict[Name, _FileEntry]
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the files that the recording is made of; there may be others."""
+        names = ["spikes", "units", "domain", *(f"series-{name}" for name in self.series)]
+        names += [f"intervals-{name}" for name in self.intervals]
+        names += [f"splits-{name}" for name in self.splits]
+        return [f"{name}.arrow" for name in names]
 
 
 class Store(Mapping[str, Recording]):
@@ -128,17 +139,24 @@ class Store(Mapping[str, Recording]):
         return sum(1 for _ in self)
 
     def __contains__(self, recording_id: object) -> bool:
-        return isinstance(recording_id, str) and (self._folder(recording_id) / HEADER).is_file()
+        known = isinstance(recording_id, str) and re.fullmatch(f"{_NAME}/{_NAME}", recording_id)
+        return bool(known) and os.path.isfile(self.path / str(recording_id) / HEADER)
 
     def __getitem__(self, recording_id: str) -> Recording:
         if recording_id in self._open:
             self._open.move_to_end(recording_id)
             return self._open[recording_id]
-        recording = _map_recording(self._folder(recording_id), self.header(recording_id))
+        recording = self._undisturbed(
+            recording_id, lambda folder: _map_recording(folder, self._read_header(recording_id))
+        )
         self._open[recording_id] = recording
         if len(self._open) > self._max_open:
             self._open.popitem(last=False)
         return recording
+
+    def get(self, recording_id: str, default: object = None) -> object:
+        """Return a recording, or `default` if the store has none of that name."""
+        return self[recording_id] if recording_id in self else default  # noqa: SIM401
 
     def header(self, recording_id: str) -> RecordingHeader:
         """Return what ``recording.json`` says of one recording.
@@ -152,44 +170,7 @@ class Store(Mapping[str, Recording]):
         IntegrityError
             If the header is damaged, belongs elsewhere, or a file has another size.
         """
-        folder = self._folder(recording_id)
-        try:
-            content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RecordingNotFoundError(
-                f"{self.path} holds no recording '{recording_id}'; "
-                + did_you_mean(recording_id, self)
-            ) from None
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{folder / HEADER} cannot be read: {error}. Ingest it again."
-            ) from None
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise FormatVersionError(
-                f"{recording_id}: store format {version} is newer than this spikedata reads "
-                f"({FORMAT_VERSION}): upgrade spikedata."
-            )
-        try:
-            header = RecordingHeader.model_validate(content)
-        except ValidationError as error:
-            place = ".".join(str(step) for step in error.errors()[0]["loc"])
-            raise IntegrityError(
-                f"{folder / HEADER}: {place}: {error.errors()[0]['msg']}. Ingest it again."
-            ) from None
-        if header.recording_id != recording_id:
-            raise IntegrityError(
-                f"{folder} holds '{header.recording_id}': it was moved or renamed."
-            )
-        for name, entry in header.files.items():
-            found = (folder / name).stat().st_size if (folder / name).is_file() else None
-            if found != entry.size:
-                state = "is missing" if found is None else f"has {found} bytes"
-                raise IntegrityError(
-                    f"{recording_id}: {name} {state}, {entry.size} bytes were written. "
-                    "Ingest it again."
-                )
-        return header
+        return self._undisturbed(recording_id, lambda _: self._read_header(recording_id))
 
     def provenance(self, recording_id: str) -> dict[str, JsonValue]:
         """Return where a recording came from and how it was made."""
@@ -203,13 +184,17 @@ class Store(Mapping[str, Recording]):
         IntegrityError
             If a file's SHA-256 is not the one that was written.
         """
-        for name, entry in self.header(recording_id).files.items():
-            found = sha256_of(self._folder(recording_id) / name)
-            if found != entry.sha256:
-                raise IntegrityError(
-                    f"{recording_id}: {name} has sha256 {found}, {entry.sha256} was written. "
-                    "Delete the recording and ingest it again."
-                )
+
+        def hash_files(folder: Path) -> None:
+            for name, entry in self._read_header(recording_id).files.items():
+                found = sha256_of(folder / name)
+                if found != entry.sha256:
+                    raise IntegrityError(
+                        f"{recording_id}: {name} has sha256 {found}, {entry.sha256} was written. "
+                        "Delete the recording and ingest it again."
+                    )
+
+        self._undisturbed(recording_id, hash_files)
 
     def write(self, recording: Recording, provenance: Mapping[str, JsonValue]) -> None:
         """Write a recording, replacing one of the same id as a whole.
@@ -230,15 +215,13 @@ class Store(Mapping[str, Recording]):
             _sweep(final.parent)
             beside.mkdir()
             _write_files(recording, provenance, beside)
-            if final.exists():
-                old = final.with_name(f".old-{final.name}-{uuid.uuid4().hex[:8]}")
-                os.replace(final, old)
-                os.replace(beside, final)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(beside, final)
+            _put_in_place(beside, final)
             sync_folder(final.parent)
-        except (OSError, pa.ArrowException) as error:
+        except StoreError:
+            raise
+        except ValidationError as error:
+            raise StoreError(f"{recording.recording_id}: {_first_problem(error)}.") from None
+        except OSError as error:
             raise StoreError(
                 f"{recording.recording_id}: cannot be written to {self.path}: {error}."
             ) from error
@@ -255,12 +238,103 @@ class Store(Mapping[str, Recording]):
         dataset, session = recording_id.split("/")
         return self.path / dataset / session
 
+    def _undisturbed(self, recording_id: str, read: Callable[[Path], Result]) -> Result:
+        """Return what `read` makes of a folder; begin again if a writer replaced it meanwhile."""
+        folder = self._folder(recording_id)
+        while True:
+            before = _identity(folder)
+            try:
+                result = read(folder)
+            except OSError:
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return result
+
+    def _read_header(self, recording_id: str) -> RecordingHeader:
+        folder = self._folder(recording_id)
+        if recording_id not in self:
+            raise RecordingNotFoundError(
+                f"{self.path} holds no recording '{recording_id}'; "
+                + did_you_mean(recording_id, self)
+            )
+        try:
+            content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                f"{folder / HEADER} cannot be read: {error}. Ingest it again."
+            ) from None
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int | float) and version > FORMAT_VERSION:
+            raise FormatVersionError(
+                f"{recording_id}: store format {version} is newer than this spikedata reads "
+                f"({FORMAT_VERSION}): upgrade spikedata."
+            )
+        try:
+            header = RecordingHeader.model_validate(content)
+        except ValidationError as error:
+            raise IntegrityError(
+                f"{folder / HEADER}: {_first_problem(error)}. Ingest it again."
+            ) from None
+        if header.recording_id != recording_id:
+            raise IntegrityError(
+                f"{folder} holds '{header.recording_id}': it was moved or renamed."
+            )
+        for name in header.tables:
+            if name not in header.files:
+                raise IntegrityError(
+                    f"{recording_id}: {name} has no size and hash in {HEADER}. Ingest it again."
+                )
+        for name, entry in header.files.items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if found != entry.size:
+                state = "is missing" if found is None else f"has {found} bytes"
+                raise IntegrityError(
+                    f"{recording_id}: {name} {state}, {entry.size} bytes were written. "
+                    "Ingest it again."
+                )
+        return header
+
 
 def _sweep(folder: Path) -> None:
     """Remove directories that writers killed long ago left behind."""
     for leftover in [*folder.glob(".writing-*"), *folder.glob(".old-*")]:
-        if time.time() - leftover.stat().st_mtime > STALE_AFTER:
-            shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(FileNotFoundError):  # its writer has just finished
+            if time.time() - leftover.stat().st_mtime > STALE_AFTER:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _put_in_place(beside: Path, final: Path) -> None:
+    """Rename a finished directory into place; of several writers the last one's stays."""
+    moved = []
+    try:
+        while True:
+            try:
+                return os.replace(beside, final)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            moved.append(final.with_name(f".old-{final.name}-{uuid.uuid4().hex[:8]}"))
+            with suppress(FileNotFoundError):  # another writer has just moved it
+                os.replace(final, moved[-1])
+    finally:
+        for old in moved:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when another directory is put in this one's place."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
 
 
 # ------------------------------------------------------------------ tables to files
@@ -269,8 +343,7 @@ def _sweep(folder: Path) -> None:
 def _to_arrow(values: np.ndarray) -> pa.Array:
     values = np.asarray(values)
     if values.ndim == 2:
-        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        return pa.FixedSizeListArray.from_arrays(_to_arrow(values.reshape(-1)), values.shape[1])
     if values.dtype.kind in "UO":
         return pa.array([str(value) for value in values], pa.string())
     return pa.array(np.ascontiguousarray(values))
@@ -301,6 +374,12 @@ def _tables(recording: Recording) -> dict[str, dict[str, np.ndarray]]:
         tables[f"series-{name}.arrow"] = columns
     for prefix, group in (("intervals", recording.intervals), ("splits", recording.splits)):
         for name, table in group.items():
+            taken = {"start", "end"} & table.columns.keys()
+            if taken:
+                raise StoreError(
+                    f"{recording.recording_id}: {prefix}-{name}.arrow: no column can be called "
+                    f"{sorted(taken)}, as the bounds are; name it otherwise in the harmoniser."
+                )
             tables[f"{prefix}-{name}.arrow"] = {
                 "start": table.start, "end": table.end, **table.columns,
             }  # fmt: skip
@@ -312,10 +391,15 @@ def _write_files(recording: Recording, provenance: Mapping[str, JsonValue], fold
     for name, columns in _tables(recording).items():
         if not re.fullmatch(_NAME, name):
             raise StoreError(
-                f"{recording.recording_id}: '{name}' cannot name a file of the store: name series, "
+                f"{recording.recording_id}: {name!r} cannot name a file of the store: name series, "
                 "interval tables and split schemes with letters, digits and . _ + - only."
             )
-        _write_table(folder / name, columns)
+        try:
+            _write_table(folder / name, columns)
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{recording.recording_id}: {name} cannot be written: {error}."
+            ) from None
         files[name] = _FileEntry(
             size=(folder / name).stat().st_size, sha256=sha256_of(folder / name)
         )
@@ -345,7 +429,7 @@ def _write_files(recording: Recording, provenance: Mapping[str, JsonValue], fold
 
 def _to_numpy(column: pa.Array) -> np.ndarray:
     if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+        return _to_numpy(column.flatten()).reshape(-1, column.type.list_size)
     if pa.types.is_string(column.type):
         return np.array(column.to_pylist(), dtype=np.str_)
     return column.to_numpy(zero_copy_only=pa.types.is_primitive(column.type) and not
@@ -356,10 +440,13 @@ def _map_table(path: Path) -> dict[str, np.ndarray]:
     """Return the columns of a file as read-only views of its mapping."""
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (OSError, pa.ArrowException) as error:
+        batch.validate(full=True)  # reads text only, which is decoded just below
+        columns = {name: _to_numpy(batch[row]) for row, name in enumerate(batch.schema.names)}
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise IntegrityError(f"{path} is damaged: {error}. Ingest the recording again.") from None
-    names = batch.schema.names
-    return {name: _to_numpy(batch.column(row)) for row, name in enumerate(names)}
+    for values in columns.values():
+        values.flags.writeable = False
+    return columns
 
 
 def _map_intervals(path: Path) -> IntervalSet:
@@ -376,6 +463,8 @@ def _map_recording(folder: Path, header: RecordingHeader) -> Recording:
             columns = _map_table(folder / f"series-{name}.arrow")
             grid = {"time": columns.get("time"), "start": entry.start, "rate": entry.rate}
             series[name] = Series(columns["values"], entry.unit, entry.columns, **grid)
+        if len(spikes["time"]) != header.n_spikes:
+            raise ValueError(f"{len(spikes['time'])} spikes where {header.n_spikes} were written")
         return Recording(
             recording_id=header.recording_id,
             spike_time=spikes["time"],
