@@ -238,19 +238,14 @@ class NwbFile:
         spikes, bound = self._ragged(f"{path}/spike_times", count)
         observed = observed_bound = None
         if "obs_intervals" in table and "obs_intervals_index" in table:
-            observed, observed_bound = self._ragged(f"{path}/obs_intervals", count)
-            observed = observed.reshape(-1, 2)
-        columns = {
-            column: values
-            for column, values in self._columns(path, count)[0].items()
-            if values.ndim == 1
-        }
+            found, observed_bound = self._ragged(f"{path}/obs_intervals", count)
+            observed = found if found.shape[1:] == (2,) else None
+        every = self._columns(path, count)[0]
+        columns = {column: values for column, values in every.items() if values.ndim == 1}
         area = self._areas(path, count, columns)
         if area is not None:
             columns["area"] = area
-        return UnitTable(
-            path, name, spikes.reshape(-1), bound, columns, observed, observed_bound
-        )  # fmt: skip
+        return UnitTable(path, name, spikes.ravel(), bound, columns, observed, observed_bound)
 
     def read_series(self, path: str) -> SeriesData:
         """Return one series as ``data * conversion + offset``, at its own times.
