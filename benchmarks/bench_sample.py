@@ -3,7 +3,7 @@
 Beside the floor, a Wiener filter on the same samples. torch_brain cannot read these files without a
 dataset class written for them, so it has no row here; see ``bench_learning.py``.
 
-    python benchmarks/bench_sample.py --store STORE --seeds 0 1 2 --out benchmarks/results/sample.json
+    python benchmarks/bench_sample.py --store STORE --out benchmarks/results/sample.json
 """
 
 from __future__ import annotations

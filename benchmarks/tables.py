@@ -43,8 +43,8 @@ def sample_table(result: dict) -> str:
 def learning_table(result: dict) -> str:
     """Return one row a decoder: final R², and when it passed the linear decoders."""
     lines = [
-        "| decoder | parameters | training s | R² x / y | passes causal Wiener after | passes centred "
-        "Wiener after |",
+        "| decoder | parameters | training s | R² x / y | passes causal Wiener after "
+        "| passes centred Wiener after |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name, one in result["floor"].items():

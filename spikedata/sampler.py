@@ -144,8 +144,9 @@ class Sampler:
         Length of the windows in seconds, or the bounds of a uniformly drawn length.
     batch_size : int
         Windows a batch; the last one of an epoch may hold fewer.
-    targets : sequence of str, optional
-        Series to bring along; every recording's own targets when not given.
+    targets : sequence of str, or mapping of str to sequence of str, optional
+        Series to bring along, of every recording that has them, or for each recording id its own;
+        the targets that each recording names when not given.
     recording_ids : sequence of str, optional
         Which of `recordings` to use; all when not given.
     scheme : str, optional
@@ -186,7 +187,7 @@ class Sampler:
         *,
         window: float | tuple[float, float] = 1.0,
         batch_size: int = 32,
-        targets: Sequence[str] | None = None,
+        targets: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         recording_ids: Sequence[str] | None = None,
         scheme: str | None = None,
         order: Literal["random", "sequential"] = "random",
@@ -239,9 +240,9 @@ class Sampler:
         if problems:
             raise SamplingError(f"Sampler: {'; '.join(problems)}.")
 
-    def _read_recordings(self, targets: Sequence[str] | None) -> None:
+    def _read_recordings(self, targets: Sequence[str] | Mapping[str, Sequence[str]] | None) -> None:
         """Collect intervals, units and targets of the recordings; nothing else of them is kept."""
-        rows, counts, names = [], [], []
+        rows, counts, wanted = [], [], []
         for index, recording_id in enumerate(self.recording_ids):
             recording = self.recordings[recording_id]
             try:
@@ -250,9 +251,15 @@ class Sampler:
                 raise SamplingError(str(error)) from None
             rows.append(np.stack([np.full(len(intervals), index), intervals.start, intervals.end]))
             counts.append(recording.n_units)
-            names += recording.targets
+            if targets is None:
+                wanted.append(recording.targets)
+            else:
+                wanted.append(
+                    targets.get(recording_id, ()) if isinstance(targets, Mapping) else targets
+                )
         self.unit_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.targets = tuple(dict.fromkeys(names if targets is None else targets))
+        self.targets = tuple(dict.fromkeys(name for names in wanted for name in names))
+        self._wanted = wanted
         self._channels = self._count_channels()
         table = np.concatenate(rows, axis=1)
         span = table[2] - table[1]
@@ -279,17 +286,20 @@ class Sampler:
     def _count_channels(self) -> dict[str, int]:
         """Return the width of each target, which must be the same wherever it is found."""
         found: dict[str, tuple[int, str]] = {}
-        for recording_id in self.recording_ids:
+        for recording_id, wanted in zip(self.recording_ids, self._wanted, strict=True):
             for name, one in self.recordings[recording_id].series.items():
+                if name not in wanted:
+                    continue
                 width, first = found.setdefault(name, (one.values.shape[1], recording_id))
-                if name in self.targets and width != one.values.shape[1]:
+                if width != one.values.shape[1]:
                     raise SamplingError(
                         f"'{name}' has {one.values.shape[1]} channels in {recording_id}, {width} "
                         f"in {first}: sample them apart, or name the series differently."
                     )
         for name in self.targets:
             if name not in found:
-                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, found)}.")
+                known = {name for one in self.recording_ids for name in self.recordings[one].series}
+                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}.")
         return {name: found[name][0] for name in self.targets}
 
     @cached_property
@@ -440,7 +450,7 @@ class Sampler:
     ) -> TargetBatch:
         times, values, counts = [], [], []
         for index, first, last in zip(recording.tolist(), start, end, strict=True):
-            series = opened[index].series.get(name)
+            series = opened[index].series.get(name) if name in self._wanted[index] else None
             lo, hi = (0, 0) if series is None else map(int, series.bounds(first, last))
             counts.append(hi - lo)
             if series is not None and hi > lo:

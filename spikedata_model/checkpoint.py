@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import pickle
-import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from spikedata_model.vocabulary import Vocabulary
 __all__ = ["Checkpoint", "RunRecord", "load_checkpoint", "read_run", "save_checkpoint", "start_run"]
 
 FORMAT_VERSION = 1
+# What zipfile and torch raise on files that are no checkpoint.
+_DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
+           AssertionError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
 RUN, CHECKPOINT, CURVE = "run.json", "checkpoint.pt", "learning_curve.csv"
 
 
@@ -195,13 +199,14 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles; they are refused or read safely
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()  # torch does not look at the checksums that it wrote
+        if changed is not None:
+            raise ValueError(f"{changed} has other bytes than were written")
+        content = torch.load(path, map_location="cpu", weights_only=True)
         run = content.pop("run")
         checkpoint = Checkpoint(**content)
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
-            pickle.UnpicklingError) as error:  # fmt: skip
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is damaged ({reason}): delete it to train again from the start."

@@ -65,7 +65,7 @@ class RunData:
             self.recordings,
             split,
             window=config.model.context,
-            targets=tuple(self.channels),
+            targets={name: tuple(scales) for name, scales in self.scales.items()},
             recording_ids=self.recording_ids,
             scheme=self.scheme,
             seed=config.train.seed,
@@ -103,7 +103,8 @@ def prepare_data(
 ) -> RunData:
     """Return the data of a new run.
 
-    A series that is a target of one recording is one of every recording that holds it.
+    A recording is decoded for the targets that it names, or for those of ``data.targets`` that it
+    has: a series that is a target elsewhere is none here.
 
     Raises
     ------
@@ -115,12 +116,13 @@ def prepare_data(
     if not recording_ids:
         raise ConfigError("There is no recording to train on: name some, or ingest a manifest.")
     opened = {recording_id: recordings[recording_id] for recording_id in recording_ids}
-    wanted = _wanted(opened, config.data.targets)
+    _check_asked(opened, config.data.targets or ())
     channels: dict[str, int] = {}
     scales: dict[str, dict[str, Scale]] = {}
     unit_ids: list[str] = []
     for recording_id, recording in opened.items():
-        targets = _targets(recording, wanted)
+        asked = recording.targets if config.data.targets is None else config.data.targets
+        targets = _targets(recording, asked)
         for target in targets:
             width = recording.series[target].values.shape[1]
             if channels.setdefault(target, width) != width:
@@ -136,10 +138,8 @@ def prepare_data(
     )
 
 
-def _wanted(recordings: Mapping[str, Recording], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the targets of a run: the ones asked for, or all that its recordings name."""
-    if asked is None:
-        return tuple(dict.fromkeys(name for one in recordings.values() for name in one.targets))
+def _check_asked(recordings: Mapping[str, Recording], asked: Sequence[str]) -> None:
+    """Refuse a target that no recording has."""
     known = {name for one in recordings.values() for name in one.series}
     for name in asked:
         if name not in known:
@@ -147,7 +147,6 @@ def _wanted(recordings: Mapping[str, Recording], asked: Sequence[str] | None) ->
                 f"No recording of this run has the target '{name}' that data.targets asks for; "
                 + did_you_mean(name, known)
             )
-    return tuple(asked)
 
 
 def _targets(recording: Recording, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from spikedata.files import write_whole
 from spikedata.progress import Progress, silent
-from spikedata.sampler import Batch, Sampler
+from spikedata.sampler import Batch
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
@@ -141,24 +141,17 @@ def predict(
         raise ConfigError(
             f"No recording of this run has time in the split '{split}'; score another with --split."
         )
-    ids = tuple(
-        name for name in data.recording_ids if len(data.recordings[name].split(split, data.scheme))
-    )
-    sampler = Sampler(
-        data.recordings,
+    sampler = data.sampler(
         split,
-        window=config.model.context,
+        config,
         batch_size=batch_size,
-        targets=tuple(data.channels),
-        recording_ids=ids,
-        scheme=data.scheme,
         order="sequential",
         stride=STRIDE * config.model.context,
         short="keep",
     )
     sums = {
         (name, target): np.zeros((len(data.recordings[name].series[target]), width + 1))
-        for name in ids
+        for name in data.recording_ids
         for target, width in data.channels.items()
         if target in data.scales[name]
     }
