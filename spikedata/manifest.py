@@ -151,6 +151,7 @@ class ChronologicalSplit(_Model):
     valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
     gap: Annotated[float, Field(ge=0)] = 0.0
+    blocks: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _whole(self) -> ChronologicalSplit:

@@ -14,7 +14,12 @@ __all__ = ["chronological_split", "column_split", "leakage", "without_leakage"]
 
 
 def chronological_split(
-    decodable: IntervalSet, train: float, valid: float, test: float, gap: float = 0.0
+    decodable: IntervalSet,
+    train: float,
+    valid: float,
+    test: float,
+    gap: float = 0.0,
+    blocks: int = 1,
 ) -> IntervalSet:
     """Return `decodable` cut into train, valid and test, in that order of time.
 
@@ -28,6 +33,9 @@ def chronological_split(
         Shares of the covered duration; together 1. A share of 0 leaves that split out.
     gap : float
         Seconds of the recording's clock left out after each cut.
+    blocks : int
+        Cut the time into this many equal blocks first, and each of them in three: for a
+        recording whose last part is unlike the rest.
 
     Returns
     -------
@@ -37,7 +45,8 @@ def chronological_split(
     Raises
     ------
     IntervalError
-        If the shares are negative or do not add up to 1, or `gap` is negative.
+        If the shares are negative or do not add up to 1, `gap` is negative, or there is no
+        block.
 
     Examples
     --------
@@ -46,21 +55,24 @@ def chronological_split(
     ([(0.0, 7.0), (7.0, 8.0), (8.0, 10.0)], ['train', 'valid', 'test'])
     """
     shares = (train, valid, test)
-    if min(*shares, gap) < 0 or abs(sum(shares) - 1) > 1e-9:
+    if min(*shares, gap) < 0 or abs(sum(shares) - 1) > 1e-9 or blocks < 1:
         raise IntervalError(
-            f"The shares {shares} and the gap {gap} s must not be negative, and the shares "
-            "must add up to 1."
+            f"The shares {shares} and the gap {gap} s must not be negative, the shares must "
+            f"add up to 1, and there must be at least one block (found {blocks})."
         )
     covered = decodable.coalesce()
-    parts: dict[str, IntervalSet] = {}
-    begin, done = -np.inf, 0.0
-    for name, share in zip(SPLITS, shares, strict=True):
-        if share == 0:
-            continue
-        done = round(done + share, 12)  # 0.7 + 0.1 is to be the same cut as 0.8
-        end = np.inf if done == 1 else _time_at(covered, done * covered.duration)
-        parts[name] = _clip(covered, begin, end)
-        begin = end + gap
+    parts = {name: IntervalSet.empty() for name in SPLITS}
+    begin = -np.inf
+    for block in range(blocks):
+        done = 0.0
+        for name, share in zip(SPLITS, shares, strict=True):
+            if share == 0:
+                continue
+            done = round(done + share, 12)  # 0.7 + 0.1 is to be the same cut as 0.8
+            last = done == 1 and block == blocks - 1
+            end = np.inf if last else _time_at(covered, (block + done) / blocks * covered.duration)
+            parts[name] = parts[name].union(_clip(covered, begin, end))
+            begin = end + gap
     return _table(parts)
 
 

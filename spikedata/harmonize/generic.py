@@ -357,7 +357,7 @@ def _splits(
         try:
             if isinstance(split, ChronologicalSplit):
                 result[scheme] = chronological_split(
-                    decodable, split.train, split.valid, split.test, split.gap
+                    decodable, split.train, split.valid, split.test, split.gap, split.blocks
                 )
                 continue
             if split.table not in intervals:

@@ -21,6 +21,26 @@ def part(table: IntervalSet, name: str) -> IntervalSet:
     return IntervalSet(rows.start, rows.end)
 
 
+@given(interval_sets(), SHARES, st.sampled_from([2, 5]))
+def test_blocks_share_the_covered_time_and_each_block_is_split_alike(decodable, shares, blocks):
+    table = chronological_split(decodable, *shares, blocks=blocks)
+
+    assert IntervalSet(table.start, table.end).coalesce().duration == pytest.approx(
+        decodable.duration
+    )
+    grid = np.linspace(0, 10, 5003)
+    inside = grid[decodable.contains(grid)]
+    before = [decodable.intersection(IntervalSet.single(-1, now)) for now in inside[::97]]
+    passed = np.array([one.duration for one in before])
+    phase = (passed / max(decodable.duration, 1e-9) * blocks) % 1
+    cuts = np.cumsum(shares)
+    clear = np.abs(phase[:, None] - np.array([0, *cuts])).min(1) > 1e-3
+    expected = np.array(SPLITS)[np.minimum(np.searchsorted(cuts, phase, "right"), 2)]
+    for name in SPLITS:
+        found = part(table, name).contains(inside[::97])
+        assert np.array_equal(found[clear], (expected == name)[clear])
+
+
 @given(interval_sets(), SHARES)
 def test_a_chronological_split_shares_the_covered_time_in_order(decodable, shares):
     table = chronological_split(decodable, *shares)
