@@ -1,0 +1,307 @@
+"""The layers of the two packages, checked by parsing every import: this file is the document.
+
+A module imports from lower layers only; within a layer only along `EDGES`; from third parties only
+what `THIRD_PARTY` lists. Imports inside functions and under TYPE_CHECKING count too. A new module
+needs a line in `LAYERS` and in `THIRD_PARTY`, and a reader who agrees with it.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# ------------------------------------------------------------------ the rules
+
+LAYERS: dict[str, list[set[str]]] = {
+    "spikedata": [
+        {"errors", "files", "intervals", "progress", "version"},
+        {"recording"},
+        {"checks", "hdf5", "manifest", "nwb", "sampler", "splits", "store"},
+        {"dandi", "fetch", "harmonize", "harmonize.generic", "harmonize.series", "origins",
+         "testing", "transfer"},
+        {"ingest", "loading"},
+        {"__init__", "cli", "console"},
+    ],
+    "spikedata_model": [
+        {"config", "errors"},
+        {"attention", "rotary", "vocabulary"},
+        {"data", "poyo", "tokenizer"},
+        {"baselines", "checkpoint", "optim"},
+        {"evaluate"},
+        {"figures", "report", "train"},
+        {"__init__", "cli"},
+    ],
+}  # fmt: skip
+
+EDGES: dict[str, set[tuple[str, str]]] = {
+    "spikedata": {
+        ("intervals", "errors"),
+        ("nwb", "hdf5"),
+        ("dandi", "origins"),
+        ("transfer", "origins"),
+        ("fetch", "dandi"),
+        ("fetch", "origins"),
+        ("fetch", "transfer"),
+        ("harmonize.generic", "harmonize.series"),
+        ("cli", "console"),
+    },
+    "spikedata_model": {
+        ("config", "errors"),
+        ("poyo", "tokenizer"),
+        ("report", "figures"),
+    },
+}
+"""Imports allowed within a layer, (importer, imported)."""
+
+THIRD_PARTY: dict[str, set[str]] = {
+    "spikedata.__init__": set(),
+    "spikedata.checks": {"numpy"},
+    "spikedata.cli": {"typer"},
+    "spikedata.console": {"rich"},
+    "spikedata.dandi": {"dandi", "requests"},
+    "spikedata.errors": set(),
+    "spikedata.fetch": set(),
+    "spikedata.files": set(),
+    "spikedata.harmonize": set(),
+    "spikedata.harmonize.generic": {"numpy"},
+    "spikedata.harmonize.series": {"numpy"},
+    "spikedata.hdf5": {"h5py", "numpy"},
+    "spikedata.ingest": {"pydantic"},
+    "spikedata.intervals": {"numpy"},
+    "spikedata.loading": {"torch"},
+    "spikedata.manifest": {"pydantic"},
+    "spikedata.nwb": {"h5py", "numpy"},
+    "spikedata.origins": {"requests"},
+    "spikedata.progress": set(),
+    "spikedata.recording": {"numpy"},
+    "spikedata.sampler": {"numpy"},
+    "spikedata.splits": {"numpy"},
+    "spikedata.store": {"numpy", "pyarrow", "pydantic"},
+    "spikedata.testing": {"h5py", "hypothesis", "numpy", "pynwb"},
+    "spikedata.transfer": set(),
+    "spikedata.version": set(),
+    "spikedata_model.__init__": set(),
+    "spikedata_model.attention": {"torch"},
+    "spikedata_model.baselines": {"numpy"},
+    "spikedata_model.checkpoint": {"pydantic", "torch"},
+    "spikedata_model.cli": {"typer"},
+    "spikedata_model.config": {"pydantic"},
+    "spikedata_model.data": {"numpy", "torch"},
+    "spikedata_model.errors": set(),
+    "spikedata_model.evaluate": {"numpy", "pyarrow", "pydantic", "torch"},
+    "spikedata_model.figures": {"matplotlib", "numpy"},
+    "spikedata_model.optim": {"torch"},
+    "spikedata_model.poyo": {"torch"},
+    "spikedata_model.report": {"numpy", "pyarrow", "pydantic"},
+    "spikedata_model.rotary": {"torch"},
+    "spikedata_model.tokenizer": {"numpy", "torch"},
+    "spikedata_model.train": {"numpy", "torch"},
+    "spikedata_model.vocabulary": {"numpy"},
+}
+
+SEEN_BY_THE_MODEL = {
+    "errors", "files", "intervals", "loading", "manifest", "progress", "recording", "sampler",
+    "store", "version",
+}  # fmt: skip
+"""Modules of spikedata that spikedata_model may import; its `cli` also those of the next line."""
+SEEN_BY_ITS_CLI = SEEN_BY_THE_MODEL | {"cli", "console"}
+
+MAX_LINES = 400
+LONGER: dict[str, tuple[int, str]] = {
+    "spikedata.nwb": (450, "one reader for one format; half of it says what files really hold"),
+    "spikedata.sampler": (480, "the values of a batch and what draws them; a third is docstrings"),
+    "spikedata.store": (500, "writing and reading of one format, and what is refused on the way"),
+}
+"""Modules that may be longer than `MAX_LINES`, up to how many lines, and why."""
+
+SLOW_OR_HEAVY = {"dandi", "h5py", "matplotlib", "pynwb", "torch"}
+
+# ------------------------------------------------------------------ reading the tree
+
+
+def modules() -> dict[str, Path]:
+    """Return the source file of every module, by its name without the `.__init__` of folders."""
+    found = {}
+    for package in LAYERS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            steps = list(path.relative_to(ROOT).with_suffix("").parts)
+            if steps[-1] == "__init__" and len(steps) > 2:
+                steps.pop()
+            found[".".join(steps)] = path
+    return found
+
+
+MODULES = modules()
+EVERY_MODULE = pytest.mark.parametrize("module", MODULES)
+
+
+def imports(module: str) -> set[str]:
+    """Return every module that a module imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: line {node.lineno}: write absolute imports"
+            name = node.module or ""
+            inner = {f"{name}.{alias.name}" for alias in node.names}
+            found |= (inner & MODULES.keys()) or {name}
+    return {f"{name}.__init__" if name in LAYERS else name for name in found}
+
+
+def layer_of(module: str) -> int | None:
+    package, _, name = module.partition(".")
+    return next((at for at, names in enumerate(LAYERS[package]) if name in names), None)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    package, _, inner = name.partition(".")
+    return package, inner
+
+
+# ------------------------------------------------------------------ the claims
+
+
+def test_the_tree_was_found():
+    assert {"spikedata.errors", "spikedata.harmonize", "spikedata_model.poyo"} <= MODULES.keys()
+    assert imports("spikedata.cli") > {"typer", "spikedata.store", "spikedata.fetch"}
+    assert "torch" in imports("spikedata.loading")
+
+
+@EVERY_MODULE
+def test_every_module_has_a_place(module):
+    assert layer_of(module) is not None, (
+        f"{module} has no layer: add it to LAYERS in tests/test_architecture.py"
+    )
+    assert module in THIRD_PARTY, (
+        f"{module} has no list of third-party imports: add it to THIRD_PARTY in "
+        "tests/test_architecture.py"
+    )
+
+
+def test_every_place_has_a_module():
+    listed = {f"{package}.{name}" for package in LAYERS for names in LAYERS[package]
+              for name in names}  # fmt: skip
+    edges = {f"{package}.{name}" for package in EDGES for edge in EDGES[package] for name in edge}
+
+    assert listed - MODULES.keys() == set()
+    assert THIRD_PARTY.keys() - MODULES.keys() == set()
+    assert edges - MODULES.keys() == set()
+    assert LONGER.keys() - MODULES.keys() == set()
+
+
+@EVERY_MODULE
+def test_imports_point_down(module):
+    package, name = split_name(module)
+    mine = layer_of(module)
+    for imported in imports(module):
+        other, inner = split_name(imported)
+        if other != package:
+            continue
+        theirs = layer_of(imported)
+        allowed = theirs is not None and mine is not None and (
+            theirs < mine or (name, inner) in EDGES[package]
+        )  # fmt: skip
+
+        assert allowed, (
+            f"{module} (layer {mine}) imports {imported} (layer {theirs}): import from lower "
+            "layers only, or argue for a line in EDGES of tests/test_architecture.py"
+        )
+
+
+@pytest.mark.parametrize("package", EDGES)
+def test_edges_within_a_layer_are_used_and_make_no_circle(package):
+    for importer, imported in EDGES[package]:
+        assert layer_of(f"{package}.{importer}") == layer_of(f"{package}.{imported}")
+        assert f"{package}.{imported}" in imports(f"{package}.{importer}")
+    graphlib.TopologicalSorter(
+        {
+            importer: {b for a, b in EDGES[package] if a == importer}
+            for importer, _ in EDGES[package]
+        }
+    ).prepare()  # raises CycleError
+
+
+@EVERY_MODULE
+def test_third_parties_are_imported_only_where_they_are_listed(module):
+    ours = set(LAYERS)
+    outside = {name.partition(".")[0] for name in imports(module)} - ours - sys.stdlib_module_names
+
+    assert outside <= THIRD_PARTY.get(module, set()), (
+        f"{module} may not import {sorted(outside - THIRD_PARTY.get(module, set()))}: do it in a "
+        "module that may, or argue for a line in THIRD_PARTY of tests/test_architecture.py"
+    )
+
+
+def test_formats_screens_and_torch_stay_where_they_belong():
+    """Said twice, here and in THIRD_PARTY, so that a line there is not slipped in."""
+    homes = {
+        "h5py": {"spikedata.hdf5", "spikedata.nwb", "spikedata.testing"},
+        "pynwb": {"spikedata.testing"},
+        "dandi": {"spikedata.dandi"},
+        "rich": {"spikedata.console"},
+        "typer": {"spikedata.cli", "spikedata_model.cli"},
+        "matplotlib": {"spikedata_model.figures"},
+    }
+    for library, expected in homes.items():
+        assert {name for name, listed in THIRD_PARTY.items() if library in listed} == expected
+    for module, listed in THIRD_PARTY.items():
+        if module.startswith("spikedata."):
+            assert ("torch" in listed) == (module == "spikedata.loading")
+
+
+@EVERY_MODULE
+def test_the_arrow_between_the_packages_points_down(module):
+    package, _ = split_name(module)
+    crossing = {split_name(one)[1] for one in imports(module) if split_name(one)[0] in LAYERS
+                and split_name(one)[0] != package}  # fmt: skip
+    allowed = set() if package == "spikedata" else SEEN_BY_THE_MODEL
+    if module == "spikedata_model.cli":
+        allowed = SEEN_BY_ITS_CLI
+
+    assert crossing <= allowed
+
+
+def is_narrowing(test: ast.expr) -> bool:
+    """Return whether a test only tells the type checker that something is not None."""
+    return isinstance(test, ast.Compare) and ast.unparse(test).endswith(" is not None")
+
+
+@EVERY_MODULE
+def test_nothing_is_checked_with_assert(module):
+    """An assert is gone under `python -O`, and its message helps nobody."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    found = [node.lineno for node in ast.walk(tree)
+             if isinstance(node, ast.Assert) and not is_narrowing(node.test)]  # fmt: skip
+
+    assert found == [], f"{module}: raise one of the errors of errors.py instead"
+
+
+@EVERY_MODULE
+def test_a_module_can_be_held_in_mind(module):
+    limit, _ = LONGER.get(module, (MAX_LINES, ""))
+    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+
+    assert lines <= limit, (
+        f"{module} has {lines} lines, {limit} are allowed: split it, or give a reason in LONGER "
+        "of tests/test_architecture.py"
+    )
+    assert module not in LONGER or lines > MAX_LINES, f"{module} needs no exception any more"
+
+
+@pytest.mark.parametrize("module", ["spikedata", "spikedata.cli", "spikedata_model.cli"])
+def test_what_is_slow_to_import_is_imported_when_it_is_needed(module):
+    """`import spikedata` works without torch or pynwb, and the program answers at once."""
+    code = f"import sys, {module}; print(*(set({sorted(SLOW_OR_HEAVY)!r}) & sys.modules.keys()))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+    assert (result.stdout.split(), result.returncode) == ([], 0), result.stderr
