@@ -20,11 +20,17 @@ from spikedata_model.evaluate import evaluate
 from spikedata_model.train import train
 
 
-def run(store: Store, recording_ids: list[str], preset: str, seeds: list[int]) -> dict[str, object]:
+def run(
+    store: Store,
+    recording_ids: list[str],
+    preset: str,
+    seeds: list[int],
+    settings: tuple[str, ...] = (),
+) -> dict[str, object]:
     """Return scores and training seconds of one run a seed."""
     runs = []
     for seed in seeds:
-        config = load_config(preset, [f"train.seed={seed}"])
+        config = load_config(preset, [f"train.seed={seed}", *settings])
         with tempfile.TemporaryDirectory() as folder:
             end = train(store, Path(folder) / "run", config, recording_ids=recording_ids)
             scores = evaluate(store, Path(folder) / "run").model_dump(mode="json")["scores"]
@@ -39,11 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--preset", default="compact")
+    parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     ids = [dataset.recording_id(asset) for dataset, asset in load_manifest("sample").items()]
-    write_result(args.out, run(Store(args.store), ids, args.preset, args.seeds))
+    write_result(args.out, run(Store(args.store), ids, args.preset, args.seeds, tuple(args.set)))
 
 
 if __name__ == "__main__":
