@@ -69,7 +69,8 @@ def train(
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    ids = tuple(store) if recording_ids is None else tuple(recording_ids)
+    ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
+    device = pick_device(config.train.device)
     data = prepare_data(store, ids, config)
     record = RunRecord(
         config=config,
@@ -78,19 +79,21 @@ def train(
         channels=data.channels,
         scales=data.scales,
     )
-    start_run(folder, record)
-    model = record.build_model().to(pick_device(config.train.device))
+    sampler = data.sampler("train", config, batch_size=config.train.batch_size)
+    start_run(folder, record)  # after all that may refuse the request
+    model = record.build_model().to(device)
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    return _run_steps(model, optimizer, data, config, folder, checkpoint, progress)
+    return _run_steps(model, optimizer, sampler, data, config, folder, checkpoint, progress)
 
 
 def _run_steps(
     model: Poyo,
     optimizer: torch.optim.Optimizer,
+    sampler: Sampler,
     data: RunData,
     config: Config,
     folder: Path,
@@ -98,7 +101,6 @@ def _run_steps(
     progress: Progress,
 ) -> Checkpoint:
     settings = config.train
-    sampler = data.sampler("train", config, batch_size=settings.batch_size)
     curve_split = settings.curve_split if data.has_split(settings.curve_split) else None
     step, seconds, curve, losses = 0, 0.0, [], []
     if checkpoint is not None:
@@ -178,7 +180,8 @@ def train_step(
         (predicted[name] - data.normalised(batch, name).to(device)).square().flatten()
         for name in data.channels
     ]
-    loss = torch.cat(errors).mean()
+    all_errors = torch.cat(errors)
+    loss = all_errors.sum() / max(1, len(all_errors))  # behaviour may pause for a whole batch
     set_learning_rate(optimizer, step, settings)
     optimizer.zero_grad()
     loss.backward()

@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spikedata.errors import RecordingNotFoundError, SamplingError
+from spikedata.intervals import IntervalSet
+from spikedata.store import Store
+from spikedata_model import checkpoint as checkpoint_module
+from spikedata_model.checkpoint import Checkpoint, load_checkpoint
+from spikedata_model.config import Config, load_config
+from spikedata_model.data import prepare_data
+from spikedata_model.errors import ConfigError
+from spikedata_model.evaluate import predict, r2_score
+from spikedata_model.optim import learning_rate_factor, make_optimizer
+from spikedata_model.poyo import Poyo
+from spikedata_model.train import train, train_step
+from tests.spikedata_model.builders import (
+    TINY,
+    make_config,
+    make_recording,
+    make_splits,
+    make_store,
+    without_spikes,
+)
+
+# Everything that draws random numbers is on; evaluations and checkpoints do not meet.
+DROPPED = TINY.model_copy(
+    update={"ffn_dropout": 0.2, "residual_dropout": 0.3, "attention_dropout": 0.2}
+)
+RANDOM = make_config(DROPPED, unit_dropout=0.5)
+
+
+class Interrupted(Exception):
+    """Stands for a killed process: nothing after it is run."""
+
+
+def stop_at(step: int) -> Callable[[str, int, int], None]:
+    def progress(label: str, done: int, total: int) -> None:
+        if done == step:
+            raise Interrupted
+
+    return progress
+
+
+def assert_same_end(expected: Checkpoint, found: Checkpoint) -> None:
+    """Assert that two runs ended alike to the last bit, all but their wall time."""
+    assert (expected.step, expected.losses) == (found.step, found.losses)
+    for row, other in zip(expected.curve, found.curve, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    assert expected.model.keys() == found.model.keys()
+    for name, weight in expected.model.items():
+        assert torch.equal(weight, found.model[name]), name
+    states, others = expected.optimizer["state"], found.optimizer["state"]
+    assert states.keys() == others.keys()
+    for key, state in states.items():
+        assert all(torch.equal(value, others[key][name]) for name, value in state.items()), key
+    assert expected.optimizer["param_groups"] == found.optimizer["param_groups"]
+
+
+@pytest.fixture(scope="module", name="undisturbed")
+def _undisturbed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    torch.set_num_threads(1)
+    return train(Store(finished / "store"), tmp_path_factory.mktemp("run") / "run", RANDOM)
+
+
+# ------------------------------------------------------------------ stopping and going on
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_run_stopped_after_any_step_ends_as_an_undisturbed_one(
+    finished, tmp_path, undisturbed, step
+):
+    store = Store(finished / "store")
+    with pytest.raises(Interrupted):
+        train(store, tmp_path / "run", RANDOM, progress=stop_at(step))
+    torch.manual_seed(12345)  # what else draws numbers does not matter
+    end = train(store, tmp_path / "run", RANDOM)
+
+    assert_same_end(undisturbed, end)
+    read = load_checkpoint(tmp_path / "run")
+    assert read is not None
+    assert_same_end(undisturbed, read)
+
+
+def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(finished, tmp_path, undisturbed):
+    store = Store(finished / "store")
+    for step in (2, 4, 5, 7, 8):
+        with pytest.raises(Interrupted):
+            train(store, tmp_path / "run", RANDOM, progress=stop_at(step))
+
+    assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
+
+
+@pytest.mark.parametrize("kept", range(8))
+def test_a_run_killed_between_any_two_of_its_files_ends_with_all_of_them(
+    finished, tmp_path, monkeypatch, undisturbed, kept
+):
+    """The files are run.json, then the curve and the checkpoint of steps 3, 6 and 9."""
+    store, folder = Store(finished / "store"), tmp_path / "run"
+    write, written = checkpoint_module.write_whole, []
+
+    def write_some(path: Path, content: bytes | str) -> None:
+        if len(written) == kept:
+            raise Interrupted
+        written.append(path.name)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "write_whole", write_some)
+        if kept < 7:
+            with pytest.raises(Interrupted):
+                train(store, folder, RANDOM)
+        else:
+            train(store, folder, RANDOM)
+    end = train(store, folder, RANDOM)
+
+    assert_same_end(undisturbed, end)
+    with (folder / "learning_curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [4, 8, 9]
+    assert [float(row["seconds"]) for row in rows] == [row["seconds"] for row in end.curve]
+
+
+KILLER = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from spikedata.store import Store
+from spikedata_model.config import Config
+from spikedata_model.train import train
+
+torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports the rest of torch once
+store, folder, config = Store(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+checkpoint, last = folder / "checkpoint.pt", 0
+for delay in map(float, sys.argv[4:]):
+    child = os.fork()
+    if child == 0:
+        train(store, folder, Config.model_validate_json(config))
+        os._exit(0)
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == last:
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    last = checkpoint.stat().st_mtime_ns
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX kills without asking")
+def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(finished, tmp_path):
+    """The killer has loaded torch but never used it, so that its children may."""
+    config = make_config(
+        DROPPED, unit_dropout=0.5, steps=150, evaluate_every=60, checkpoint_every=4
+    )
+    undisturbed = train(Store(finished / "store"), tmp_path / "undisturbed", config)
+    delays = [str(random.Random(seed).uniform(0, 0.08)) for seed in range(5)]
+    subprocess.run(
+        [sys.executable, "-c", KILLER, finished / "store", tmp_path / "run",
+         config.model_dump_json(), *delays],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=120,
+    )  # fmt: skip
+    stopped = load_checkpoint(tmp_path / "run")
+
+    assert stopped is not None
+    assert 0 < stopped.step < 150
+    assert_same_end(undisturbed, train(Store(finished / "store"), tmp_path / "run", config))
+
+
+def test_a_finished_run_is_left_as_it_is(store, run):
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.iterdir()}
+    steps: list[int] = []
+    end = train(store, run, make_config(), progress=lambda label, done, total: steps.append(done))
+
+    assert steps == []
+    assert end.step == 9
+    assert before == {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.iterdir()
+    }
+
+
+# ------------------------------------------------------------------ steps
+
+
+def test_the_curve_has_a_row_at_every_evaluation_and_at_the_end(undisturbed):
+    assert [row["step"] for row in undisturbed.curve] == [4, 8, 9]
+    for row in undisturbed.curve:
+        assert list(row) == [
+            "step", "seconds", "loss", "r2 lab/a hand x", "r2 lab/a hand y",
+            "r2 lab/b hand x", "r2 lab/b hand y",
+        ]  # fmt: skip
+    seconds = [row["seconds"] for row in undisturbed.curve]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] <= undisturbed.seconds
+
+
+def test_the_last_row_of_the_curve_scores_the_final_weights_on_the_split(finished, undisturbed):
+    store = Store(finished / "store")
+    data = prepare_data(store, tuple(store), RANDOM)
+    model = Poyo(RANDOM.model, 7, 2, data.channels)
+    model.load_state_dict(undisturbed.model)
+
+    for one in predict(model, data, RANDOM, "valid"):
+        for channel, score in zip(one.columns, r2_score(one.truth, one.predicted), strict=True):
+            name = f"r2 {one.recording_id} {one.target} {channel}"
+            assert undisturbed.curve[-1][name] == float(score)
+
+
+def test_a_recording_without_the_curve_split_is_trained_without_scores(tmp_path):
+    splits = make_splits((0.0, 20.0, "train"))
+    store = make_store(tmp_path / "store", make_recording(splits=splits))
+    end = train(store, tmp_path / "run", make_config())
+
+    assert list(end.curve[-1]) == ["step", "seconds", "loss"]
+
+
+def test_the_seed_decides_the_weights(finished, tmp_path, undisturbed):
+    other = RANDOM.model_copy(update={"train": RANDOM.train.model_copy(update={"seed": 1})})
+    end = train(Store(finished / "store"), tmp_path / "run", other)
+
+    assert any(not torch.equal(one, end.model[name]) for name, one in undisturbed.model.items())
+
+
+def one_step(config: Config, step: int = 0, batch_size: int = 3) -> tuple[Poyo, float]:
+    recording = make_recording()
+    data = prepare_data({"lab/a": recording}, ("lab/a",), config)
+    torch.manual_seed(0)
+    model = Poyo(config.model, 4, 1, data.channels)
+    sampler = data.sampler("train", config, batch_size=batch_size)
+    optimizer = make_optimizer(model, config.train)
+    return model, train_step(model, optimizer, sampler, data, config.train, step)
+
+
+@pytest.mark.parametrize("changes", [{}, {"unit_dropout": 0.9}])
+def test_a_step_draws_the_same_numbers_whatever_was_drawn_before(changes):
+    config = make_config(DROPPED, **changes)
+    torch.manual_seed(1)
+    first, loss = one_step(config, step=3)
+    torch.manual_seed(2)
+    np.random.default_rng(2).random(100)
+    second, again = one_step(config, step=3)
+
+    assert loss == again
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_unit_dropout_changes_what_the_model_sees_in_every_step():
+    losses = {one_step(make_config(unit_dropout=share), step=2)[1] for share in (0.0, 0.5, 0.9)}
+
+    assert len(losses) == 3
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_normalised_targets():
+    config = make_config(learning_rate=1e-9)
+    recording = make_recording(targets=("hand", "heading"))
+    data = prepare_data({"lab/a": recording}, ("lab/a",), config)
+    torch.manual_seed(0)
+    model = Poyo(config.model, 4, 1, data.channels)
+    with torch.no_grad():
+        for parameter in model.readout.parameters():
+            parameter.zero_()
+    sampler = data.sampler("train", config, batch_size=3)
+    batch = sampler.batch(0, 0)
+    squares = [data.normalised(batch, name).square().flatten() for name in data.channels]
+    loss = train_step(model, make_optimizer(model, config.train), sampler, data, config.train, 0)
+
+    assert loss == pytest.approx(float(torch.cat(squares).mean()), rel=1e-5)
+
+
+def test_a_step_clips_the_gradient_and_uses_the_rate_of_the_schedule():
+    """Adam divides the gradient by its size: the first step moves every weight by the rate."""
+    config = make_config(learning_rate=0.01, warmup=1.0, weight_decay=0.0, clip=1e-3)
+    before, _ = one_step(make_config(learning_rate=1e-12))
+    after, _ = one_step(config)
+    moved = (after.readout["hand"].bias - before.readout["hand"].bias).abs()
+
+    assert moved.tolist() == pytest.approx(
+        [0.01 * learning_rate_factor(0, config.train)] * 2, rel=0.01
+    )
+    norm = torch.cat([p.grad.flatten() for p in after.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_batch_without_spikes_trains_and_stays_finite(tmp_path):
+    silent = without_spikes(make_recording(), IntervalSet.empty())
+    store = make_store(tmp_path / "store", silent)
+    end = train(store, tmp_path / "run", make_config(unit_dropout=0.95))
+
+    assert all(weight.isfinite().all() for weight in end.model.values())
+    assert np.isfinite(end.curve[-1]["loss"])
+
+
+def test_windows_without_samples_train_and_stay_finite(tmp_path):
+    """Behaviour may pause for longer than a window."""
+    recording = make_recording(targets=("heading",))
+    series = recording.series["heading"]
+    kept = (series.time < 1.5) | (series.time > 11)
+    paused = replace(series, time=series.time[kept], values=series.values[kept])
+    store = make_store(tmp_path / "store", replace(recording, series={"heading": paused}))
+    end = train(store, tmp_path / "run", make_config(batch_size=1))
+
+    assert all(weight.isfinite().all() for weight in end.model.values())
+    assert np.isfinite([row["loss"] for row in end.curve]).all()
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_a_store_without_recordings_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no recording to train on"):
+        train(make_store(tmp_path / "store"), tmp_path / "run", make_config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recording_that_the_store_lacks_is_refused_with_a_near_name(store, tmp_path):
+    with pytest.raises(RecordingNotFoundError, match="did you mean 'lab/a'"):
+        train(store, tmp_path / "run", make_config(), recording_ids=["lab/aa"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recording_named_twice_is_trained_on_once(store, tmp_path):
+    end = train(store, tmp_path / "run", make_config(), recording_ids=["lab/a", "lab/a"])
+
+    assert end.model["unit_embedding.weight"].shape[0] == 4
+
+
+def test_training_intervals_shorter_than_the_context_are_refused_before_anything_is_written(
+    tmp_path,
+):
+    splits = make_splits(*((2.0 * n, 2.0 * n + 0.5, "train") for n in range(9)))
+    store = make_store(tmp_path / "store", make_recording(splits=splits))
+
+    with pytest.raises(SamplingError, match="holds no window of"):
+        train(store, tmp_path / "run", make_config())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(store, tmp_path):
+    """Or the folder would insist on the GPU for ever."""
+    with pytest.raises(ConfigError, match="finds no GPU here: use 'auto' or 'cpu'"):
+        train(store, tmp_path / "run", make_config(device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_the_smoke_preset_overfits_one_batch():
+    config = load_config(
+        "smoke", ["train.steps=150", "train.learning_rate=5e-3", "train.decay=0.5"]
+    )
+    recording = make_recording(duration=13.5, rate=15.0)  # eight windows of training
+    data = prepare_data({"lab/a": recording}, ("lab/a",), config)
+    sampler = data.sampler("train", config, batch_size=8, order="sequential", stride=1.0)
+    assert sampler.steps() == 2
+    torch.manual_seed(0)
+    model = Poyo(config.model, 4, 1, data.channels)
+    optimizer = make_optimizer(model, config.train)
+    losses = [
+        train_step(model, optimizer, sampler, data, config.train, step) for step in range(150)
+    ]
+
+    assert np.mean(losses[:2]) > 0.5
+    assert np.mean(losses[-4:]) < 0.1
+
+
+@pytest.mark.parametrize("init", ["published", "local"])
+def test_a_short_training_decodes_linear_tuning_far_better_than_the_mean(tmp_path, init):
+    model = TINY.model_copy(update={"init": init, "dim": 32, "dim_head": 16, "latent_step": 0.125})
+    config = make_config(
+        model, steps=150, batch_size=8, learning_rate=4e-3, evaluate_every=150, checkpoint_every=150
+    )
+    recording = make_recording(duration=80.0, n_units=16, rate=12.0)
+    end = train(make_store(tmp_path / "store", recording), tmp_path / "run", config)
+    scores = [value for name, value in end.curve[-1].items() if name.startswith("r2")]
+
+    assert len(scores) == 2
+    assert min(scores) > 0.5
