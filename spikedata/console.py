@@ -15,6 +15,8 @@ from spikedata.progress import Progress
 
 __all__ = ["format_bytes", "print_json", "print_table", "progress_bar", "say"]
 
+PIPE_WIDTH = 200  # characters
+
 
 def say(text: str) -> None:
     """Print a sentence to stderr, as it is."""
@@ -45,10 +47,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(f"{v:.3f}" if isinstance(v, float) else str(v)) for v in row))
-    console = Console(highlight=False)
-    # A file or a pipe has no width: give a table there the room it asks for.
-    width = None if console.is_terminal else max(console.width, 160)
-    console.print(table, width=width)
+    # A file or a pipe has no width: give a table there the room that it asks for.
+    width = None if Console().is_terminal else PIPE_WIDTH
+    Console(highlight=False, width=width).print(table)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def train(
         print_json({"run": str(out), "seconds": end.seconds, **row})
         return
     print_table(
-        f"Trained {out} in {end.seconds:.0f} s", ["", "value"], [[k, v] for k, v in row.items()]
+        f"Trained {out} in {end.seconds:.1f} s", ["", "value"], [[k, v] for k, v in row.items()]
     )
     say(f"Next: spikedata evaluate {out}")
 

@@ -155,7 +155,7 @@ def _targets(recording: Recording, wanted: Sequence[str]) -> tuple[str, ...]:
     if not found:
         what = f"has no series '{', '.join(wanted)}'" if wanted else "names no target"
         raise ConfigError(
-            f"{recording.recording_id} {what}, so there is nothing to decode: set "
+            f"{recording.recording_id} {what}, so there is nothing to decode: give "
             "--set data.targets='[\"…\"]', or `targets` in its manifest; as series "
             + did_you_mean(wanted[0] if wanted else "", recording.series)
         )
