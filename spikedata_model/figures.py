@@ -108,7 +108,7 @@ def _draw_traces(
             time, shown = _with_gaps(one.time[lo:hi] - start, values[lo:hi, row])
             axis.plot(time, shown, color=colour, linewidth=width, label=name,
                       alpha=0.8 if name != "true" else 1.0)  # fmt: skip
-        axis.set_ylabel(_label(one, one.columns[row]))
+        axis.set_ylabel(_label(one, one.columns[row]), parse_math=False)  # the data's own words
         axis.set_xlim(0, end - start)
         _tidy(axis)
     handles, labels = axes[0].get_legend_handles_labels()

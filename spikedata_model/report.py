@@ -39,6 +39,9 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
+_COLUMNS = ("recording_id", "target", "unit", "time", "truth", "poyo", "wiener")
+
+
 @dataclass(frozen=True, slots=True)
 class _Picture:
     name: str
@@ -82,7 +85,7 @@ def write_report(store: Store, folder: Path, *, split: str = "test") -> list[Pat
     curve_split = record.config.train.curve_split
     pictures = [
         _Picture("scores", figures.score_figure(evaluation.scores),
-                 "R² on held-out time: mean over the channels of each target."),
+                 f"R² on the split '{split}': mean over the channels of each target."),
         _Picture("learning_curve", figures.curve_figure(checkpoint.curve, curve_split, baselines),
                  f"Left: R² on the split '{curve_split}' while training; the dashed line is the "
                  f"Wiener filter on '{split}'. Right: training loss."),
@@ -129,6 +132,8 @@ def _read_predictions(
             table = pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): evaluate the run again.") from None
+    if not set(_COLUMNS) <= set(table.column_names):
+        raise CheckpointError(f"{path} holds no predictions: evaluate the run again.")
     for score in evaluation.scores:
         mine = (pc.field("recording_id") == score.recording_id) & (
             pc.field("target") == score.target
@@ -162,6 +167,9 @@ def _page(
 ) -> str:
     name = html.escape(folder.resolve().name)
     won = sum(one.mean_r2 > one.mean_baseline_r2 for one in evaluation.scores)
+    seen = "time that neither has seen"
+    if evaluation.split == "train":
+        seen = "the time that both were trained on"
     parameters = sum(weight.numel() for weight in checkpoint.model.values())
     figures = "\n".join(
         f'<figure><img alt="{html.escape(one.caption)}" '
@@ -180,12 +188,12 @@ def _page(
 <h1>{name}</h1>
 <p class="lead">POYO with {parameters:,} parameters, trained for {checkpoint.step} steps in
 {checkpoint.seconds:.0f} s, decodes {won} of {len(evaluation.scores)} targets better than a Wiener
-filter on time that neither has seen.</p>
+filter on {seen}.</p>
 <h2>Scores on the split “{evaluation.split}”</h2>
 <div class="scroll">{_score_table(evaluation.scores)}</div>
-<p class="note">R² = 1 − squared error / variance over every held-out sample. The Wiener filter is
-ridge regression on spike counts in 20 bins of 50 ms around each sample, its penalty chosen on the
-end of the training time. Both see only spikes of the split.</p>
+<p class="note">R² = 1 − squared error / variance over every sample of the split. The Wiener filter
+is ridge regression on spike counts in 20 bins of 50 ms around each sample, its penalty chosen on
+the end of the training time. Both see only spikes of the split.</p>
 {figures}
 <h2>Recordings</h2>
 <div class="scroll">{_recording_table(store, record)}</div>
