@@ -14,7 +14,7 @@ from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
 from spikedata.store import Store
 
-settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -633,4 +633,4 @@ def test_a_reader_during_replacement_sees_one_whole_recording_or_none(tmp_path):
     writer.join(60)
 
     assert failures == []
-    assert seen > 10
+    assert seen > 3
