@@ -58,7 +58,7 @@ def lagged_counts(
     for unit in range(n_units):
         own = sorted_time[first[unit] : first[unit + 1]]
         counts[:, :, unit] = np.diff(np.searchsorted(own, edges), axis=1)
-    return counts.reshape(len(time), -1)
+    return counts.reshape(len(time), n_bins * n_units)
 
 
 def wiener_predict(
@@ -112,7 +112,8 @@ def wiener_predict(
     early = _moments(features, series, rows[: -len(held)])
     held_features = features(series.times(held))
     truth = np.asarray(series.values[held], np.float64)
-    scale = np.maximum(truth.var(axis=0), np.finfo(float).tiny)
+    # Of all the training samples: behaviour may rest through the held ones.
+    scale = np.maximum(np.asarray(series.values[rows], np.float64).var(axis=0), 1e-300)
     errors = [np.mean((_apply(early, a, held_features) - truth) ** 2 / scale) for a in ALPHAS]
     alpha = ALPHAS[int(np.argmin(errors))]
     late = _moments(features, series, held)
