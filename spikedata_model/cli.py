@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,13 +47,15 @@ def train(
     if manifest is not None:
         items = load_manifest(manifest).items()
         ids += [dataset.recording_id(asset) for dataset, asset in items if asset.role == "train"]
+    everything = manifest is None and not recording
     from spikedata_model.train import train as run
 
     with progress_bar() as progress:
-        end = run(opened, out, config, recording_ids=ids or None, progress=progress)
+        end = run(opened, out, config, recording_ids=None if everything else ids, progress=progress)
     row = end.curve[-1]
     if as_json:
-        print_json({"run": str(out), "seconds": end.seconds, **row})
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        print_json({"run": str(out), "seconds": end.seconds, **finite})
         return
     print_table(
         f"Trained {out} in {end.seconds:.1f} s", ["", "value"], [[k, v] for k, v in row.items()]
@@ -75,7 +79,7 @@ def evaluate(
     with progress_bar() as progress:
         evaluation = score(opened, run, split=split, progress=progress)
     if as_json:
-        print_json(evaluation.model_dump(mode="json"))
+        print_json(json.loads(evaluation.model_dump_json()))  # which has null for nan
         return
     rows = []
     for one in evaluation.scores:

@@ -27,7 +27,7 @@ def counts_by_loop(
         for place in range(len(edges) - 1):
             for when, unit in zip(spike_time, spike_unit, strict=True):
                 counts[row, place, unit] += at + edges[place] <= when < at + edges[place + 1]
-    return counts.reshape(len(time), -1)
+    return counts.reshape(len(time), (len(edges) - 1) * n_units)
 
 
 @given(

@@ -1,3 +1,5 @@
+"""Its name is not that of the tests of `spikedata.errors`: pytest wants a name for each file."""
+
 from __future__ import annotations
 
 import pickle

@@ -1,0 +1,262 @@
+"""The model's commands in this process, found and run as the program `spikedata` does it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from spikedata.cli import main
+from spikedata_model import cli
+from tests.spikedata_model.builders import make_recording, make_store, with_values
+
+TINY = (
+    "--preset smoke --set train.steps=4 --set train.batch_size=3 --set train.evaluate_every=2 "
+    "--set train.threads=1"
+)
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Spikedata = Callable[[str], Ended]
+
+
+@pytest.fixture(name="spikedata")
+def _spikedata(store, run, tmp_path, monkeypatch, capsys) -> Spikedata:
+    """Return a way to run the program in a folder that holds ``store`` and a finished ``run``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def spikedata(arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["spikedata", *shlex.split(arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return Ended(caught.value.code or 0, captured.out, captured.err)
+
+    return spikedata
+
+
+def strict_json(text: str) -> object:
+    """Return the value of a JSON text that may not hold NaN or Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def sentence_of(ended: Ended) -> str:
+    """Return the one sentence that a failed command ends with."""
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert "bug in spikedata" not in ended.err
+    lines = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, ended.err
+    return lines[0]
+
+
+# ------------------------------------------------------------------ the way through
+
+
+def test_training_evaluating_and_reporting_end_with_0_and_say_what_is_next(spikedata):
+    trained = spikedata(f"train --out new --store store {TINY}")
+    assert (trained.code, "Next: spikedata evaluate new" in trained.err) == (0, True)
+    assert "r2 lab/a hand x" in trained.out
+    evaluated = spikedata("evaluate new --store store")
+    assert (evaluated.code, "Next: spikedata report new" in evaluated.err) == (0, True)
+    assert "hand mean" in evaluated.out
+    reported = spikedata("report new --store store")
+    assert reported.code == 0
+
+    paths = [Path(line) for line in reported.out.splitlines()]
+    assert paths[0] == Path("new/report.html")
+    assert len(paths) == 7
+    assert all(path.is_file() for path in paths)
+
+
+def test_json_of_every_command_is_one_document_on_stdout(spikedata):
+    trained = strict_json(spikedata(f"train --out new --store store --json {TINY}").out)
+    evaluated = strict_json(spikedata("evaluate new --store store --split valid --json").out)
+    reported = strict_json(spikedata("report new --store store --split valid --json").out)
+
+    assert trained["run"] == "new"
+    assert trained["step"] == 4
+    assert evaluated == strict_json(Path("new/evaluation-valid.json").read_text())
+    assert [Path(path).suffix for path in reported] == [".html", *[".png"] * 6]
+
+
+def test_a_score_that_does_not_exist_is_null_in_json(spikedata):
+    recording = make_recording("lab/still")
+    series = recording.series["hand"]
+    values = series.values.copy()
+    values[series.times() > 11.9, 1] = 3
+    make_store(Path("still"), with_values(recording, "hand", values))
+    trained = strict_json(spikedata(f"train --out new --store still --json {TINY}").out)
+    evaluated = strict_json(spikedata("evaluate new --store still --json").out)
+
+    assert trained["r2 lab/still hand y"] is None
+    assert evaluated["scores"][0]["r2"][1] is None
+    assert spikedata("evaluate new --store still").code == 0
+
+
+def test_the_same_command_again_goes_on_and_changes_nothing_when_done(spikedata):
+    spikedata(f"train --out new --store store {TINY}")
+    before = Path("new/checkpoint.pt").read_bytes()
+
+    assert spikedata(f"train --out new --store store {TINY}").code == 0
+    assert Path("new/checkpoint.pt").read_bytes() == before
+
+
+def test_recordings_are_chosen_by_name(spikedata):
+    spikedata(f"train --out new --store store --recording lab/b {TINY}")
+
+    assert list(json.loads(Path("new/run.json").read_text())["recordings"]) == ["lab/b"]
+
+
+MANIFEST = """
+name = "mine"
+title = "Mine"
+description = "Of a test."
+[[datasets]]
+id = "lab"
+title = "Lab"
+licence = "CC0-1.0"
+citation = "None"
+source = {{ kind = "file", root = "nowhere" }}
+[[datasets.assets]]
+path = "a.nwb"
+size = 1
+sha256 = "{zeros}"
+session = "a"
+role = "{a}"
+[[datasets.assets]]
+path = "b.nwb"
+size = 1
+sha256 = "{zeros}"
+session = "b"
+role = "{b}"
+"""
+
+
+@pytest.mark.parametrize("more", ["", "--recording lab/a"])
+def test_a_manifest_chooses_its_recordings_for_training(spikedata, more):
+    Path("mine.toml").write_text(MANIFEST.format(a="train", b="heldout", zeros="0" * 64))
+    ended = spikedata(f"train -m mine.toml --out new --store store {more} {TINY}")
+
+    assert ended.code == 0
+    assert list(json.loads(Path("new/run.json").read_text())["recordings"]) == ["lab/a"]
+
+
+def test_a_manifest_without_recordings_for_training_does_not_mean_the_whole_store(spikedata):
+    Path("mine.toml").write_text(MANIFEST.format(a="heldout", b="transfer", zeros="0" * 64))
+    ended = spikedata(f"train -m mine.toml --out new --store store {TINY}")
+
+    assert ended.code == 2
+    assert "no recording to train on" in sentence_of(ended)
+    assert not Path("new").exists()
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train --out new --store store --preset smke", "did you mean 'smoke'?"),
+        ("train --out new --store store --set train.stepz=3", "did you mean 'train.steps'?"),
+        ("train --out new --store store --set train.steps=-3", "train.steps"),
+        ("train --out new --store store --recording lab/aa", "did you mean 'lab/a'"),
+        ("train --out new --store store --recording nonsense", "is no recording id"),
+        ("train --out new --store store -m nonexistent", "nonexistent"),
+        ("train --out run --store store --preset smoke", "holds a run with other settings"),
+        (
+            "train --out new --store store --preset smoke --set 'data.targets=[\"hnd\"]'",
+            "did you mean 'hand'?",
+        ),
+        ("evaluate run --store empty", "lab/a"),
+    ],
+)
+def test_a_mistake_in_what_was_asked_ends_with_2_and_one_sentence(spikedata, arguments, says):
+    Path("empty").mkdir()
+    ended = spikedata(arguments)
+
+    assert ended.code == 2
+    assert says in sentence_of(ended)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("evaluate nothing --store store", "There is no run in nothing"),
+        ("report nothing --store store", "There is no run in nothing"),
+        ("report run --store store", "has no scores on 'test'"),
+        ("evaluate run --store nostore", "There is no store at nostore"),
+        ("train --out new --store nostore", "There is no store at nostore"),
+        ("evaluate damaged --store store", "checkpoint.pt is damaged"),
+    ],
+)
+def test_work_that_cannot_be_done_ends_with_1_and_one_sentence(spikedata, arguments, says):
+    shutil.copytree("run", "damaged")
+    Path("damaged/checkpoint.pt").write_bytes(b"damaged")
+    ended = spikedata(arguments)
+
+    assert ended.code == 1
+    assert says in sentence_of(ended)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["train", "evaluate", "report", "evaluate run --split vlid", "train --out new --steps 3"],
+)
+def test_a_command_line_that_makes_no_sense_ends_with_2(spikedata, arguments):
+    ended = spikedata(arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report"])
+def test_every_command_explains_itself(spikedata, command):
+    ended = spikedata(f"{command} --help")
+
+    assert ended.code == 0
+    assert "--store" in ended.out
+
+
+def test_an_interrupted_training_ends_with_130_and_goes_on_when_asked_again(spikedata, monkeypatch):
+    @contextmanager
+    def stopping() -> Iterator[object]:
+        def stop(label: str, done: int, total: int) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+        yield stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "progress_bar", stopping)
+        ended = spikedata(f"train --out new --store store {TINY}")
+    assert ended.code == 130
+    assert "the same command goes on" in ended.err
+    assert spikedata(f"train --out new --store store {TINY}").code == 0
+
+
+def test_loading_the_commands_does_not_load_torch():
+    """`spikedata fetch` should not wait for it."""
+    code = "import spikedata_model.cli, sys; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
