@@ -86,7 +86,7 @@ def loader(
     return DataLoader(
         EpochSteps(sampler, epoch),
         batch_size=None,  # an item is a batch already
-        collate_fn=_unchanged,
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # torch's type knows lists only
         num_workers=workers,
         multiprocessing_context=context if workers else None,
         generator=torch.Generator(),  # torch would draw its seed from the global one

@@ -197,12 +197,12 @@ class Sampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        given = tuple(recordings if recording_ids is None else recording_ids)
-        if not isinstance(recordings, Mapping):
-            if recording_ids is None:
-                given = tuple(recording.recording_id for recording in recordings)
-            recordings = {recording.recording_id: recording for recording in recordings}
-        self.recordings, self.recording_ids = recordings, given
+        if isinstance(recordings, Mapping):
+            self.recordings, given = recordings, tuple(recordings)
+        else:
+            self.recordings = {recording.recording_id: recording for recording in recordings}
+            given = tuple(recording.recording_id for recording in recordings)
+        self.recording_ids = given if recording_ids is None else tuple(recording_ids)
         self.split, self.scheme, self.order, self.short = split, scheme, order, short
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.min_length, self.max_length = window if isinstance(window, tuple) else (window, window)
@@ -310,7 +310,11 @@ class Sampler:
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what can be had again, so that a sampler of a `Store` pickles small."""
-        return {k: v for k, v in self.__dict__.items() if k != "unit_ids"} | {"_planned": None}
+        left_out = {"unit_ids", "_planned"}
+        return {name: one for name, one in self.__dict__.items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _planned=None)
 
     # -------------------------------------------------------------- which windows
 

@@ -154,7 +154,9 @@ class Store(Mapping[str, Recording]):
             self._open.popitem(last=False)
         return recording
 
-    def get(self, recording_id: str, default: object = None) -> object:
+    def get(  # type: ignore[override]  # Mapping's has two overloads
+        self, recording_id: str, default: Result = None
+    ) -> Recording | Result:
         """Return a recording, or `default` if the store has none of that name."""
         return self[recording_id] if recording_id in self else default  # noqa: SIM401
 
