@@ -9,7 +9,7 @@ SpikedataError
 ├── StoreError (OSError)                the store cannot be read or written
 │   ├── FormatVersionError              written by a newer spikedata
 │   ├── IntegrityError                  bytes differ from those that were written
-│   └── RecordingNotFoundError          no such recording in this store
+│   └── RecordingNotFoundError (KeyError)  no such recording in this store
 ├── IntervalError (ValueError)          an interval or interval set is malformed
 └── SamplingError (ValueError)          windows cannot be drawn as asked
 
@@ -82,7 +82,7 @@ class IntegrityError(StoreError):
     """The bytes of a recording differ from those that were written."""
 
 
-class RecordingNotFoundError(StoreError):
+class RecordingNotFoundError(StoreError, KeyError):
     """The store holds no recording of that name."""
 
     exit_code = 2

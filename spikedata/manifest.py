@@ -235,7 +235,7 @@ class Dataset(_Model):
 class Manifest(_Model):
     """A named, pinned selection of assets from one or more datasets."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
     name: Slug
     title: str
     description: str = ""
@@ -243,12 +243,7 @@ class Manifest(_Model):
     _path: Path = PrivateAttr(default=Path("."))
 
     @model_validator(mode="after")
-    def _readable(self) -> Manifest:
-        if self.format_version > FORMAT_VERSION:
-            raise ValueError(
-                f"format_version {self.format_version} is newer than this spikedata reads "
-                f"({FORMAT_VERSION}): upgrade spikedata"
-            )
+    def _datasets_differ(self) -> Manifest:
         ids = [dataset.id for dataset in self.datasets]
         if len(set(ids)) < len(ids):
             raise ValueError("two datasets share an id")
@@ -273,8 +268,16 @@ class Manifest(_Model):
 
 def describe_validation_error(error: ValidationError) -> str:
     """Return all problems of a pydantic error in one line, each with its place."""
+    problems = error.errors()
     parts = []
-    for problem in error.errors():
+    for problem in problems:
+        # A refused item does not count: its table is then too short, which is no news.
+        place = problem["loc"]
+        within = any(
+            len(p["loc"]) > len(place) and p["loc"][: len(place)] == place for p in problems
+        )
+        if problem["type"] == "too_short" and within:
+            continue
         place = ".".join(str(step) for step in problem["loc"]) or "top level"
         message = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
@@ -342,6 +345,12 @@ def load_manifest(name: str | Path) -> Manifest:
         raise ManifestError(f"The manifest {path} cannot be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"The manifest {path} is not valid TOML: {error}.") from None
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ManifestError(
+            f"{path}: format_version {version} is newer than this spikedata reads "
+            f"({FORMAT_VERSION}): upgrade spikedata."
+        )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

@@ -154,12 +154,6 @@ class Store(Mapping[str, Recording]):
             self._open.popitem(last=False)
         return recording
 
-    def get(  # type: ignore[override]  # Mapping's has two overloads
-        self, recording_id: str, default: Result = None
-    ) -> Recording | Result:
-        """Return a recording, or `default` if the store has none of that name."""
-        return self[recording_id] if recording_id in self else default  # noqa: SIM401
-
     def header(self, recording_id: str) -> RecordingHeader:
         """Return what ``recording.json`` says of one recording.
 
@@ -232,10 +226,10 @@ class Store(Mapping[str, Recording]):
             self._open.pop(recording.recording_id, None)
 
     def _folder(self, recording_id: str) -> Path:
-        if not re.fullmatch(f"{_NAME}/{_NAME}", recording_id):
+        if not (isinstance(recording_id, str) and re.fullmatch(f"{_NAME}/{_NAME}", recording_id)):
             raise RecordingNotFoundError(
                 f"'{recording_id}' is no recording id: expected '<dataset>/<session>' of letters, "
-                f"digits and . _ + -; {did_you_mean(recording_id, self)}"
+                f"digits and . _ + -; {did_you_mean(str(recording_id), self)}"
             )
         dataset, session = recording_id.split("/")
         return self.path / dataset / session

@@ -260,7 +260,6 @@ def test_all_problems_are_listed_at_once(tmp_path):
         assert place in message
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic counts a refused item as absent (min_length)")
 def test_nothing_but_the_problems_is_listed(tmp_path):
     message = problem(tmp_path, ("datasets.0.assets.1.sha256", "short"))
 
