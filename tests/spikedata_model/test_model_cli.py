@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from spikedata.cli import main
-from spikedata_model import cli
+from spikedata_model import cli, figures
 from tests.spikedata_model.builders import make_recording, make_store, with_values
 
 TINY = (
@@ -88,9 +88,10 @@ def test_training_evaluating_and_reporting_end_with_0_and_say_what_is_next(spike
     assert all(path.is_file() for path in paths)
 
 
-def test_json_of_every_command_is_one_document_on_stdout(spikedata):
+def test_json_of_every_command_is_one_document_on_stdout(spikedata, monkeypatch):
     trained = strict_json(spikedata(f"train --out new --store store --json {TINY}").out)
     evaluated = strict_json(spikedata("evaluate new --store store --split valid --json").out)
+    monkeypatch.setattr(figures, "_png", lambda figure: b"PNG")  # which takes its time
     reported = strict_json(spikedata("report new --store store --split valid --json").out)
 
     assert trained["run"] == "new"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spikedata.recording import Recording
+from spikedata_model import figures
 from spikedata_model.errors import CheckpointError
 from spikedata_model.evaluate import evaluate
 from spikedata_model.report import write_report
@@ -66,6 +67,12 @@ def make_run(folder: Path, *recordings: Recording) -> tuple[object, Path]:
     train(store, folder / "run", make_config())
     evaluate(store, folder / "run")
     return store, folder / "run"
+
+
+@pytest.fixture(name="undrawn")
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures blank, where a test is about the page alone: they take their time."""
+    monkeypatch.setattr(figures, "_png", lambda figure: b"PNG")
 
 
 @pytest.fixture(scope="module", name="reported")
@@ -137,8 +144,8 @@ def test_the_page_shows_the_scores_of_the_evaluation_and_the_settings(reported):
     assert "lab/b" in shown
 
 
-def test_a_report_written_again_is_the_same_to_the_byte(store, run):
-    evaluate(store, run)
+def test_a_report_written_again_is_the_same_to_the_byte(tmp_path):
+    store, run = make_run(tmp_path, make_recording())
     first = {path.name: path.read_bytes() for path in write_report(store, run)}
     second = {path.name: path.read_bytes() for path in write_report(store, run)}
 
@@ -147,7 +154,7 @@ def test_a_report_written_again_is_the_same_to_the_byte(store, run):
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_the_page_speaks_of_the_split_that_it_shows(store, run, split):
+def test_the_page_speaks_of_the_split_that_it_shows(undrawn, store, run, split):
     evaluate(store, run, split=split)
     shown = Page(write_report(store, run, split=split)[0].read_text(encoding="utf-8")).shown
 
@@ -207,7 +214,7 @@ def test_a_damaged_evaluation_is_refused(store, run, content):
         write_report(store, run)
 
 
-def test_damaged_or_missing_predictions_are_refused(store, run, tmp_path):
+def test_damaged_or_missing_predictions_are_refused(undrawn, store, run):
     evaluate(store, run)
     path = run / "predictions-test.arrow"
     whole = path.read_bytes()
@@ -220,7 +227,7 @@ def test_damaged_or_missing_predictions_are_refused(store, run, tmp_path):
         write_report(store, run)
 
 
-def test_predictions_of_another_evaluation_are_refused(store, run):
+def test_predictions_of_another_evaluation_are_refused(undrawn, store, run):
     evaluate(store, run)
     evaluate(store, run, split="train")
     (run / "predictions-test.arrow").write_bytes((run / "predictions-train.arrow").read_bytes())
@@ -229,7 +236,7 @@ def test_predictions_of_another_evaluation_are_refused(store, run):
         write_report(store, run)
 
 
-def test_a_table_that_holds_something_else_is_refused(store, run):
+def test_a_table_that_holds_something_else_is_refused(undrawn, store, run):
     evaluate(store, run)
     spikes = (store.path / "lab" / "a" / "spikes.arrow").read_bytes()
     (run / "predictions-test.arrow").write_bytes(spikes)
