@@ -250,6 +250,8 @@ def _show_all(folder: Path, as_json: bool) -> None:
             for one in headers
         ],
     )
+    if not headers:
+        say("There are none yet: spikedata fetch --manifest sample, then spikedata ingest …")
 
 
 def _short(value: object) -> str:

@@ -33,6 +33,21 @@ _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeE
 RUN, CHECKPOINT, CURVE = "run.json", "checkpoint.pt", "learning_curve.csv"
 
 
+def pick_device(name: str) -> torch.device:
+    """Return the device that a setting names.
+
+    Raises
+    ------
+    ConfigError
+        If it names a GPU and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.device is 'cuda', but torch finds no GPU here: use 'auto' or 'cpu'."
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 class RunRecord(BaseModel):
     """What a run was asked to do and on what; everything that rebuilds its model but weights."""
 
@@ -47,9 +62,11 @@ class RunRecord(BaseModel):
     scales: dict[str, dict[str, Scale]]
 
     def build_model(self) -> Poyo:
-        """Return the model with the weights that the seed gives."""
+        """Return the model with the weights that the seed gives, on the device of its settings."""
+        device = pick_device(self.config.train.device)
         torch.manual_seed(self.config.train.seed)
-        return Poyo(self.config.model, len(self.unit_ids), len(self.recordings), self.channels)
+        n_units, n_recordings = len(self.unit_ids), len(self.recordings)
+        return Poyo(self.config.model, n_units, n_recordings, self.channels).to(device)
 
     def data(self, recordings) -> RunData:
         """Return the run's data from a store.
@@ -172,7 +189,7 @@ def read_run(folder: Path) -> RunRecord:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and its learning curve, each as a whole or not at all."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    content["run"] = _run_hash(folder)
+    content["run"] = run_hash(folder)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     table = io.StringIO(newline="")
@@ -211,7 +228,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise CheckpointError(
             f"{path} is damaged ({reason}): delete it to train again from the start."
         ) from None
-    if run != _run_hash(folder):
+    if run != run_hash(folder):
         raise CheckpointError(
             f"{path} belongs to another run than {folder / RUN}: one of the two was replaced; "
             "delete the checkpoint to train again."
@@ -219,5 +236,6 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def _run_hash(folder: Path) -> str:
+def run_hash(folder: Path) -> str:
+    """Return the SHA-256 of a run's ``run.json``: what ties its other files to it."""
     return hashlib.sha256((folder / RUN).read_bytes()).hexdigest()

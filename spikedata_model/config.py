@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spikedata.errors import did_you_mean
 from spikedata.manifest import describe_validation_error
@@ -18,6 +18,12 @@ __all__ = ["Config", "DataConfig", "ModelConfig", "TrainConfig", "list_presets",
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given),
+]
 
 
 class _Model(BaseModel):
@@ -34,7 +40,7 @@ class ModelConfig(_Model):
     context: Positive = 1.0  # s, the longest window
     latent_step: Positive = 0.125  # s
     latents_per_step: Count = 16
-    dim: Count = 64
+    dim: Annotated[int, Field(ge=2)] = 64
     depth: Annotated[int, Field(ge=0)] = 6
     dim_head: Annotated[int, Field(ge=4, multiple_of=4)] = 64
     cross_heads: Count = 2
@@ -81,7 +87,7 @@ class DataConfig(_Model):
     """What a model is trained on."""
 
     scheme: str | None = None  # split scheme; each recording's first one when not given
-    targets: tuple[str, ...] | None = None  # each recording's own ones when not given
+    targets: Names | None = None  # each recording's own ones when not given
 
 
 class Config(_Model):

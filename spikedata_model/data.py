@@ -156,7 +156,7 @@ def _targets(recording: Recording, wanted: Sequence[str]) -> tuple[str, ...]:
         what = f"has no series '{', '.join(wanted)}'" if wanted else "names no target"
         raise ConfigError(
             f"{recording.recording_id} {what}, so there is nothing to decode: give "
-            "--set data.targets='[\"…\"]', or `targets` in its manifest; as series "
+            "--set data.targets=NAME, or `targets` in its manifest; as series "
             + did_you_mean(wanted[0] if wanted else "", recording.series)
         )
     return found

@@ -18,7 +18,7 @@ from spikedata.sampler import Batch
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
-from spikedata_model.checkpoint import load_checkpoint, read_run
+from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
 from spikedata_model.config import Config
 from spikedata_model.data import RunData
 from spikedata_model.errors import CheckpointError, ConfigError
@@ -93,6 +93,7 @@ class Evaluation(BaseModel):
 
     format_version: int = 1
     spikedata_version: str = __version__
+    run: str  # SHA-256 of the run.json that was scored
     split: Literal["train", "valid", "test"]
     step: int
     scores: tuple[Score, ...]
@@ -248,7 +249,9 @@ def evaluate(
         baselines.append(baseline)
         scores.append(_score(one, baseline))
         progress("fitting the Wiener filter", done + 1, len(predictions))
-    evaluation = Evaluation(split=split, step=checkpoint.step, scores=tuple(scores))
+    evaluation = Evaluation(
+        run=run_hash(folder), split=split, step=checkpoint.step, scores=tuple(scores)
+    )
     _write_predictions(folder / f"predictions-{split}.arrow", predictions, baselines)
     write_whole(folder / f"evaluation-{split}.json", evaluation.model_dump_json(indent=1) + "\n")
     return evaluation

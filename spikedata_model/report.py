@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from spikedata.files import write_whole
 from spikedata.store import Store
-from spikedata_model.checkpoint import Checkpoint, RunRecord, load_checkpoint, read_run
+from spikedata_model.checkpoint import Checkpoint, RunRecord, load_checkpoint, read_run, run_hash
 from spikedata_model.errors import CheckpointError
 from spikedata_model.evaluate import Evaluation, Prediction, Score
 
@@ -75,7 +75,8 @@ def write_report(store: Store, folder: Path, *, split: str = "test") -> list[Pat
 
     record, checkpoint = read_run(folder), load_checkpoint(folder)
     evaluation = _read_evaluation(folder, split)
-    if checkpoint is None or checkpoint.step != evaluation.step:
+    current = checkpoint is not None and checkpoint.step == evaluation.step
+    if checkpoint is None or not current or evaluation.run != run_hash(folder):
         raise CheckpointError(
             f"The evaluation in {folder} is not of the run's last step: "
             f"run `spikedata evaluate {folder} --split {split}` again."
@@ -92,7 +93,7 @@ def write_report(store: Store, folder: Path, *, split: str = "test") -> list[Pat
     ]  # fmt: skip
     read = _read_predictions(folder / f"predictions-{split}.arrow", evaluation)
     for score, (prediction, baseline) in zip(evaluation.scores, read, strict=True):
-        stem = f"{score.recording_id.replace('/', '-')}-{score.target}"
+        stem = f"{score.recording_id.replace('/', '~')}~{score.target}"
         recording = store[score.recording_id]
         pictures += [
             _Picture(f"traces-{stem}", figures.trace_figure(prediction, baseline, score),
@@ -192,8 +193,8 @@ filter on {seen}.</p>
 <h2>Scores on the split “{evaluation.split}”</h2>
 <div class="scroll">{_score_table(evaluation.scores)}</div>
 <p class="note">R² = 1 − squared error / variance over every sample of the split. The Wiener filter
-is ridge regression on spike counts in 20 bins of 50 ms around each sample, its penalty chosen on
-the end of the training time. Both see only spikes of the split.</p>
+is ridge regression on spike counts in up to 20 bins within 0.5 s of each sample, its penalty chosen
+on the end of the training time. Both see only spikes of the split.</p>
 {figures}
 <h2>Recordings</h2>
 <div class="scroll">{_recording_table(store, record)}</div>

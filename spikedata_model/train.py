@@ -22,7 +22,6 @@ from spikedata_model.checkpoint import (
 )
 from spikedata_model.config import Config, TrainConfig
 from spikedata_model.data import RunData, prepare_data
-from spikedata_model.errors import ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.optim import make_optimizer, set_learning_rate
 from spikedata_model.poyo import Poyo
@@ -70,7 +69,6 @@ def train(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
-    device = pick_device(config.train.device)
     data = prepare_data(store, ids, config)
     record = RunRecord(
         config=config,
@@ -80,8 +78,8 @@ def train(
         scales=data.scales,
     )
     sampler = data.sampler("train", config, batch_size=config.train.batch_size)
+    model = record.build_model()
     start_run(folder, record)  # after all that may refuse the request
-    model = record.build_model().to(device)
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
@@ -132,21 +130,6 @@ def _label(curve: Sequence[Mapping[str, float]]) -> str:
         value for name, value in (curve[-1] if curve else {}).items() if name.startswith("r2")
     ]
     return f"training, R² {np.mean(scores):.3f}" if scores else "training"
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that a setting names.
-
-    Raises
-    ------
-    ConfigError
-        If it names a GPU and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "train.device is 'cuda', but torch finds no GPU here: use 'auto' or 'cpu'."
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def train_step(

@@ -121,9 +121,9 @@ def test_every_picture_is_a_whole_png_in_the_page_and_beside_it(reported):
     assert all(min(png_size(picture)) > 150 for picture in inside)
     assert sorted(picture.name for picture in pictures) == sorted([
         "scores.png", "learning_curve.png",
-        "traces-lab-a-hand.png", "raster-lab-a-hand.png",
-        "traces-lab-a-heading.png", "raster-lab-a-heading.png",
-        "traces-lab-b-hand.png", "raster-lab-b-hand.png",
+        "traces-lab~a~hand.png", "raster-lab~a~hand.png",
+        "traces-lab~a~heading.png", "raster-lab~a~heading.png",
+        "traces-lab~b~hand.png", "raster-lab~b~hand.png",
     ])  # fmt: skip
     assert len(set(inside)) == len(inside)
 
