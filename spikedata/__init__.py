@@ -1,5 +1,6 @@
 """Datasets of spikes from many sessions: pinned downloads, one interval store, a window sampler."""
 
+from spikedata.batch import Batch, Window
 from spikedata.errors import (
     FetchError,
     HarmonizeError,
@@ -14,7 +15,7 @@ from spikedata.ingest import ingest
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Manifest, load_manifest
 from spikedata.recording import Recording, Series
-from spikedata.sampler import Batch, Sampler, Window
+from spikedata.sampler import Sampler
 from spikedata.store import Store
 from spikedata.version import __version__
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from spikedata.sampler import Batch, Sampler
+from spikedata.batch import Batch
+from spikedata.sampler import Sampler
 
 __all__ = ["EpochSteps", "loader"]
 

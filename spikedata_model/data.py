@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from spikedata.batch import Batch
 from spikedata.errors import did_you_mean
 from spikedata.recording import Recording
-from spikedata.sampler import Batch, Sampler
+from spikedata.sampler import Sampler
 from spikedata_model.config import Config
 from spikedata_model.errors import ConfigError
 from spikedata_model.vocabulary import Vocabulary

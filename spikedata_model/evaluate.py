@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from spikedata.batch import Batch
 from spikedata.files import write_whole
 from spikedata.progress import Progress, silent
-from spikedata.sampler import Batch
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spikedata.sampler import Batch
+from spikedata.batch import Batch
 from spikedata_model.errors import ConfigError
 from spikedata_model.vocabulary import Vocabulary
 

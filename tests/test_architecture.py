@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, list[set[str]]] = {
     "spikedata": [
         {"errors", "files", "intervals", "progress", "version"},
-        {"recording"},
-        {"checks", "hdf5", "manifest", "nwb", "sampler", "splits", "store"},
+        {"batch", "recording"},
+        {"checks", "hdf5", "layout", "manifest", "nwb", "sampler", "splits", "store"},
         {"dandi", "fetch", "harmonize", "harmonize.generic", "harmonize.series", "origins",
          "testing", "transfer"},
         {"ingest", "loading"},
@@ -44,6 +44,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
     "spikedata": {
         ("intervals", "errors"),
         ("nwb", "hdf5"),
+        ("store", "layout"),
         ("dandi", "origins"),
         ("transfer", "origins"),
         ("fetch", "dandi"),
@@ -62,6 +63,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
 
 THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.__init__": set(),
+    "spikedata.batch": {"numpy"},
     "spikedata.checks": {"numpy"},
     "spikedata.cli": {"typer"},
     "spikedata.console": {"rich"},
@@ -75,6 +77,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.hdf5": {"h5py", "numpy"},
     "spikedata.ingest": {"pydantic"},
     "spikedata.intervals": {"numpy"},
+    "spikedata.layout": {"numpy", "pyarrow", "pydantic"},
     "spikedata.loading": {"torch"},
     "spikedata.manifest": {"pydantic"},
     "spikedata.nwb": {"h5py", "numpy"},
@@ -83,7 +86,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.recording": {"numpy"},
     "spikedata.sampler": {"numpy"},
     "spikedata.splits": {"numpy"},
-    "spikedata.store": {"numpy", "pyarrow", "pydantic"},
+    "spikedata.store": {"pyarrow", "pydantic"},
     "spikedata.testing": {"h5py", "hypothesis", "numpy", "pynwb"},
     "spikedata.transfer": set(),
     "spikedata.version": set(),
@@ -107,8 +110,8 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 
 SEEN_BY_THE_MODEL = {
-    "errors", "files", "intervals", "loading", "manifest", "progress", "recording", "sampler",
-    "store", "version",
+    "batch", "errors", "files", "intervals", "loading", "manifest", "progress", "recording",
+    "sampler", "store", "version",
 }  # fmt: skip
 """Modules of spikedata that spikedata_model may import; its `cli` also those of the next line."""
 SEEN_BY_ITS_CLI = SEEN_BY_THE_MODEL | {"cli", "console"}
@@ -116,8 +119,6 @@ SEEN_BY_ITS_CLI = SEEN_BY_THE_MODEL | {"cli", "console"}
 MAX_LINES = 400
 LONGER: dict[str, tuple[int, str]] = {
     "spikedata.nwb": (450, "one reader for one format; half of it says what files really hold"),
-    "spikedata.sampler": (480, "the values of a batch and what draws them; a third is docstrings"),
-    "spikedata.store": (500, "writing and reading of one format, and what is refused on the way"),
 }
 """Modules that may be longer than `MAX_LINES`, up to how many lines, and why."""
 

@@ -118,9 +118,13 @@ def _kept_units(table: UnitTable, options: UnitOptions, dropped: Counter[str]) -
         dropped[f"units.keep.{column}"] += int((~passes).sum())
         kept = kept[passes]
     if len(kept) == 0:
+        taken = {
+            column: sorted({str(value) for value in _column(table, column).tolist()})[:5]
+            for column in options.keep
+        }
         raise HarmonizeError(
             f"`{table.path}`: none of the {len(table.name)} units passes units.keep in the "
-            "manifest; see the values that its columns take with `spikedata inspect`."
+            f"manifest; its columns hold {taken}."
         )
     return kept
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from spikedata.batch import Batch
 from spikedata.loading import EpochSteps, loader
-from spikedata.sampler import Batch, Sampler
+from spikedata.sampler import Sampler
 from tests.conftest import build_recording
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

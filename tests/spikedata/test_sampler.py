@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from spikedata.batch import Batch, Window
 from spikedata.errors import SamplingError
 from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
-from spikedata.sampler import Batch, Sampler, Window
+from spikedata.sampler import Sampler
 from tests.conftest import build_recording
 
 NEAR = 1e-9  # s by which rounding may change the length of a window

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from spikedata import layout as layout_module
 from spikedata import store as store_module
 from spikedata.errors import (
     FormatVersionError,
@@ -32,8 +33,9 @@ from spikedata.errors import (
 )
 from spikedata.files import sha256_of
 from spikedata.intervals import IntervalSet
+from spikedata.layout import FORMAT_VERSION
 from spikedata.recording import Recording, Series
-from spikedata.store import FORMAT_VERSION, Store
+from spikedata.store import Store
 from tests.conftest import assert_same_recording, build_recording
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,12}", fullmatch=True)
@@ -265,7 +267,7 @@ def test_a_disk_that_refuses_is_a_store_error_and_the_old_recording_stays(store,
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "sync_file", full)
+    monkeypatch.setattr(layout_module, "sync_file", full)
     with pytest.raises(StoreError, match=r"made/s0: cannot be written .*No space left"):
         store.write(build_recording(5, recording_id="made/s0"), {})
 

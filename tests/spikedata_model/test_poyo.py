@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.batch import Batch
 from spikedata.intervals import IntervalSet
-from spikedata.sampler import Batch, Sampler
+from spikedata.sampler import Sampler
 from spikedata_model.attention import attend_plain
 from spikedata_model.poyo import CrossAttention, FeedForward, Poyo
 from spikedata_model.rotary import phases, rotate

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.batch import Batch
 from spikedata.intervals import IntervalSet
-from spikedata.sampler import Batch, Sampler
+from spikedata.sampler import Sampler
 from spikedata_model.errors import ConfigError, VocabularyError
 from spikedata_model.tokenizer import END, SPIKE, START, Tokens, tokenize
 from spikedata_model.vocabulary import Vocabulary
