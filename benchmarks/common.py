@@ -21,7 +21,7 @@ def provenance() -> dict[str, object]:
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     changes = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../spikedata", "../spikedata_model", "."],
+        [*git, "status", "--porcelain", "--", "../spikedata", "../spikedata_model", "*.py"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     names = ("neural-spikedata", "torch", "numpy")
