@@ -25,7 +25,7 @@ __all__ = ["Poyo"]
 
 # Of the start "local"; docs/decisions/0005-local-start.md says how they were found.
 CONTRAST = 4.0  # nats between a key at the query's time and one far away
-SLOWEST_STEPS = 1.6  # rotary periods of at least this many latent steps shape the kernel
+MIN_PERIOD_STEPS = 1.6  # rotary periods of at least this many latent steps shape the kernel
 FAVOUR = 4.0  # length of the favoured direction beside normalised content
 READOUT_SCALE = 0.125
 
@@ -144,7 +144,8 @@ class Poyo(nn.Module):
         )
         self.decoder = CrossAttention(*cross, turn_values=False)
         self.decoder_ffn = FeedForward(dim, config.ffn_dropout)
-        self.readout = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in channels.items()})
+        self.targets = tuple(channels)  # a list of layers: a target's name may hold a dot
+        self.readout = nn.ModuleList(nn.Linear(dim, width) for width in channels.values())
         self.residual_dropout = nn.Dropout(config.residual_dropout)
         steps = math.ceil(config.context / config.latent_step - 1e-9)
         latent_time = (torch.arange(steps) + 0.5) * config.latent_step
@@ -210,7 +211,7 @@ class Poyo(nn.Module):
         x_BME = x_BME + self.decoder_ffn(x_BME)
         return {
             name: readout(x_BME[tokens.query_target_BM == index])
-            for index, (name, readout) in enumerate(self.readout.items())
+            for index, (name, readout) in enumerate(zip(self.targets, self.readout, strict=True))
         }
 
     @torch.no_grad()
@@ -224,7 +225,7 @@ class Poyo(nn.Module):
             last = block.to_out if isinstance(block, SelfAttention) else block.down
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        for readout in self.readout.values():
+        for readout in self.readout:
             nn.init.normal_(readout.weight, std=READOUT_SCALE)  # type: ignore[attr-defined]
         key_E = self._attend_nearby(self.decoder)
         self.decoder.norm_context.bias.copy_(FAVOUR * key_E)
@@ -247,7 +248,7 @@ class Poyo(nn.Module):
             The direction of the keys, of length 1; values do not see it.
         """
         dim_head = self.config.dim_head
-        slow_F = 2 * math.pi / self.frequency_F >= SLOWEST_STEPS * self.config.latent_step
+        slow_F = 2 * math.pi / self.frequency_F >= MIN_PERIOD_STEPS * self.config.latent_step
         pattern_HD = torch.zeros(attention.heads, dim_head)
         pattern_HD[:, : 2 * len(slow_F) : 2] = slow_F.float()
         # Scores are divided by sqrt(dim_head); at Δ = 0 they are to be CONTRAST.

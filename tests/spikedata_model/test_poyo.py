@@ -14,6 +14,7 @@ from spikedata.batch import Batch
 from spikedata.intervals import IntervalSet
 from spikedata.sampler import Sampler
 from spikedata_model.attention import attend_plain
+from spikedata_model.config import ModelConfig
 from spikedata_model.poyo import CrossAttention, FeedForward, Poyo
 from spikedata_model.rotary import phases, rotate
 from spikedata_model.tokenizer import END, SPIKE, START, Tokens, tokenize
@@ -406,3 +407,11 @@ def test_the_published_start_has_no_such_preference():
     weight_HLN = encoder_weights(model, SPIKE, torch.linspace(0, 1, 201))
 
     assert float(weight_HLN.max() / weight_HLN.min()) < 20
+
+
+@pytest.mark.parametrize("name", ["1.6mLinearMaze", "keys", "pop"])
+def test_a_target_may_have_any_name_that_a_series_may_have(name):
+    """Tables of layers by name forbid dots and the names of their own methods."""
+    model = Poyo(ModelConfig(dim=8, depth=0, dim_head=8), 2, 1, {name: 3})
+
+    assert model.targets == (name,)

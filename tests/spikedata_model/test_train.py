@@ -284,7 +284,7 @@ def test_a_step_clips_the_gradient_and_uses_the_rate_of_the_schedule():
     config = make_config(learning_rate=0.01, warmup=1.0, weight_decay=0.0, clip=1e-3)
     before, _ = one_step(make_config(learning_rate=1e-12))
     after, _ = one_step(config)
-    moved = (after.readout["hand"].bias - before.readout["hand"].bias).abs()
+    moved = (after.readout[0].bias - before.readout[0].bias).abs()
 
     assert moved.tolist() == pytest.approx(
         [0.01 * learning_rate_factor(0, config.train)] * 2, rel=0.01
