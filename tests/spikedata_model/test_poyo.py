@@ -127,7 +127,7 @@ def predict_plainly(model: Poyo, tokens: Tokens) -> dict[str, torch.Tensor]:
             x_QE = x_QE + read_plainly(model.decoder, x_QE, z_LE, time[None], at_L, omega)
             x_QE = x_QE + feed_plainly(model.decoder_ffn, x_QE)
             name = list(CHANNELS)[target]
-            found[name].append(model.readout[name](x_QE)[0])
+            found[name].append(model.readout[model.targets.index(name)](x_QE)[0])
     return {name: torch.stack(rows) for name, rows in found.items()}
 
 
