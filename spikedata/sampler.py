@@ -75,7 +75,7 @@ class Sampler:
         recordings: Mapping[str, Recording] | Sequence[Recording],
         split: str = "train",
         *,
-        window: float | tuple[float, float] = 1.0,
+        window: float | Sequence[float] = 1.0,
         batch_size: int = 32,
         targets: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         recording_ids: Sequence[str] | None = None,
@@ -95,7 +95,12 @@ class Sampler:
         self.recording_ids = given if recording_ids is None else tuple(recording_ids)
         self.split, self.scheme, self.order, self.short = split, scheme, order, short
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.min_length, self.max_length = window if isinstance(window, tuple) else (window, window)
+        lengths = np.ravel(window).astype(float).tolist()
+        if len(lengths) not in (1, 2):
+            raise SamplingError(
+                f"Sampler: window needs a length or two bounds in seconds, found {window!r}."
+            )
+        self.min_length, self.max_length = lengths[0], lengths[-1]
         self.stride = self.max_length if stride is None else stride
         self._check_arguments()
         self._read_recordings(targets)

@@ -548,3 +548,12 @@ def test_iterating_a_sampler_is_its_first_epoch():
 
     assert len(batches) == len(sampler)
     assert_same_batch(sampler.batch(0, 1), batches[1])
+
+
+@pytest.mark.parametrize("window", [[0.5, 1.0], (0.5, 1.0), np.array([0.5, 1.0])])
+def test_bounds_of_the_length_may_be_any_pair(window):
+    sampler = Sampler([build_recording()], window=window)
+
+    assert (sampler.min_length, sampler.max_length) == (0.5, 1.0)
+    with pytest.raises(SamplingError, match="two bounds"):
+        Sampler([build_recording()], window=[*window, 2.0])
