@@ -128,7 +128,10 @@ def _file_origin(root: Path, asset: Asset) -> Origin:
             f"{root / asset.path} leads out of {root}, to {path}; move the file there."
         )
     if not path.is_file():
-        raise FetchError(f"there is no file {path}; put it there, or correct `root` or `path`.")
+        raise FetchError(
+            f"there is no file {path}; name the folder that has it with --from, put it there, "
+            "or correct `root` or `path`."
+        )
     return FileOrigin(path, asset.size)
 
 

@@ -193,8 +193,8 @@ def test_a_missing_file_is_named(tmp_path):
     result = only(fetch(local(tmp_path, pin("a.nwb", DATA)), tmp_path / "cache"))
 
     assert result.message == (
-        f"data/a (a.nwb): there is no file {tmp_path / 'a.nwb'}; put it there, "
-        "or correct `root` or `path`."
+        f"data/a (a.nwb): there is no file {tmp_path / 'a.nwb'}; name the folder that has it "
+        "with --from, put it there, or correct `root` or `path`."
     )
 
 
