@@ -27,7 +27,9 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from spikedata.fetch import FetchResult, asset_path, fetch_asset
 from spikedata.manifest import Asset, Dataset, HttpsSource, Manifest, Source
+from spikedata.transfer import Retry, part_path
 
 Place = Literal["api", "store", "files"]
 
@@ -342,3 +344,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if end is not None:
             self.close_connection = True
+
+
+QUICK = Retry(attempts=4, base=0.001)
+"""Retries without the waiting."""
+
+
+def only(results: list[FetchResult]) -> FetchResult:
+    """Return the one result of a fetch of one asset."""
+    (result,) = results
+    return result
+
+
+def part_of(manifest: Manifest, cache: Path) -> Path:
+    """Return where the unfinished bytes of a manifest's one asset lie."""
+    ((dataset, asset),) = manifest.items()
+    return part_path(asset, asset_path(cache, dataset, asset))
+
+
+def fetch_raising(manifest: Manifest, cache: Path) -> FetchResult:
+    """Fetch the one asset of a manifest, raising what `fetch` would report."""
+    ((dataset, asset),) = manifest.items()
+    return fetch_asset(manifest, dataset, asset, cache, retry=QUICK)

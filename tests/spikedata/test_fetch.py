@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from spikedata.errors import FetchError, HashMismatchError
-from spikedata.fetch import FetchResult, asset_path, default_cache, fetch, fetch_asset
+from spikedata.fetch import asset_path, default_cache, fetch
 from spikedata.manifest import Asset, DandiSource, FileSource, HttpsSource, Manifest
-from spikedata.transfer import Retry, part_path
-from tests.loopback import Loopback, files_in, manifest_of, pin
+from tests.loopback import QUICK, Loopback, fetch_raising, files_in, manifest_of, only, part_of, pin
 
 DATA = bytes(range(256)) * 4000 + b"end"  # about 1 MB: several chunks
-QUICK = Retry(attempts=4, base=0.001)
 
 
 @pytest.fixture(name="server")
@@ -31,21 +29,6 @@ def _manifest(server: Loopback) -> Manifest:
 
 def local(folder: Path, *assets: Asset) -> Manifest:
     return manifest_of(FileSource(kind="file", root=str(folder)), *assets)
-
-
-def only(results: list[FetchResult]) -> FetchResult:
-    (result,) = results
-    return result
-
-
-def part_of(manifest: Manifest, cache: Path) -> Path:
-    ((dataset, asset),) = manifest.items()
-    return part_path(asset, asset_path(cache, dataset, asset))
-
-
-def fetch_raising(manifest: Manifest, cache: Path) -> FetchResult:
-    ((dataset, asset),) = manifest.items()
-    return fetch_asset(manifest, dataset, asset, cache, retry=QUICK)
 
 
 # ------------------------------------------------------------------ the plain course

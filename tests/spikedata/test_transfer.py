@@ -20,14 +20,13 @@ from hypothesis import strategies as st
 
 from spikedata import transfer as transfer_module
 from spikedata.errors import FetchError, HashMismatchError
-from spikedata.fetch import FetchResult, asset_path, fetch, fetch_asset, plan
+from spikedata.fetch import asset_path, fetch, fetch_asset, plan
 from spikedata.manifest import HttpsSource, Manifest
 from spikedata.origins import retry_after
 from spikedata.transfer import Retry, Stopped, part_path
-from tests.loopback import Loopback, files_in, manifest_of, pin
+from tests.loopback import QUICK, Loopback, fetch_raising, files_in, manifest_of, only, part_of, pin
 
 DATA = bytes(range(256)) * 4000 + b"end"  # about 1 MB: several chunks
-QUICK = Retry(attempts=4, base=0.001)
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,21 +40,6 @@ def _server() -> Iterator[Loopback]:
 def _manifest(server: Loopback) -> Manifest:
     """One asset on the plain file server."""
     return server.serve("sub-1/a.nwb", data=DATA)
-
-
-def only(results: list[FetchResult]) -> FetchResult:
-    (result,) = results
-    return result
-
-
-def part_of(manifest: Manifest, cache: Path) -> Path:
-    ((dataset, asset),) = manifest.items()
-    return part_path(asset, asset_path(cache, dataset, asset))
-
-
-def fetch_raising(manifest: Manifest, cache: Path) -> FetchResult:
-    ((dataset, asset),) = manifest.items()
-    return fetch_asset(manifest, dataset, asset, cache, retry=QUICK)
 
 
 # ------------------------------------------------------------------ faults of servers
