@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from spikedata.errors import ManifestError, did_you_mean
+from spikedata.options import FileModel, HarmonizeOptions, Slug
 
 __all__ = [
+    "Absent",
     "Asset",
+    "DandiSource",
     "Dataset",
-    "HarmonizeOptions",
+    "FileSource",
+    "HttpsSource",
     "Manifest",
+    "Publication",
+    "Published",
     "Source",
+    "ZenodoSource",
     "describe_validation_error",
     "list_manifests",
     "load_manifest",
 ]
 
 FORMAT_VERSION = 1
-
-
-def _slug(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text):
-        raise ValueError("use letters, digits and . _ + - only, and begin with a letter or digit")
-    return text
 
 
 def _inner_path(text: str) -> str:
@@ -50,160 +42,92 @@ def _inner_path(text: str) -> str:
     return str(path)
 
 
-Slug = Annotated[str, AfterValidator(_slug)]
 InnerPath = Annotated[str, AfterValidator(_inner_path)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+HttpAddress = Annotated[str, Field(pattern=r"^https?://")]
+Count = Annotated[int, Field(ge=0)]
 
 
 # ------------------------------------------------------------------ where the bytes come from
 
 
-class FileSource(_Model):
+class FileSource(FileModel):
     """Files in a folder on this machine, given relative to the manifest."""
 
     kind: Literal["file"]
     root: str = "."
 
 
-class HttpsSource(_Model):
+class HttpsSource(FileModel):
     """Files below a plain https address."""
 
     kind: Literal["https"]
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: HttpAddress
 
 
-class DandiSource(_Model):
-    """Assets of one published version of a dandiset."""
+class DandiSource(FileModel):
+    """Assets of one version of a dandiset.
+
+    A published version never changes. A draft does, so what a manifest takes from one is found
+    by its hash, or refused.
+    """
 
     kind: Literal["dandi"]
     dandiset: Annotated[str, Field(pattern=r"^\d{6}$")]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    api_url: str | None = Field(None, pattern=r"^https?://")
+    version: Annotated[str, Field(pattern=r"^(draft|\d+\.\d+\.\d+)$")]
+    api_url: HttpAddress | None = None
 
 
-Source = Annotated[FileSource | HttpsSource | DandiSource, Field(discriminator="kind")]
+class ZenodoSource(FileModel):
+    """Files of one Zenodo record, which never changes."""
+
+    kind: Literal["zenodo"]
+    record: Annotated[str, Field(pattern=r"^\d+$")]
+    api_url: HttpAddress | None = None
 
 
-class Asset(_Model):
-    """One file of a dataset, pinned by size and hash."""
+Source = Annotated[
+    FileSource | HttpsSource | DandiSource | ZenodoSource, Field(discriminator="kind")
+]
+
+
+# ------------------------------------------------------------------ what is fetched
+
+
+class Published(FileModel):
+    """What the publication says of a recording: how often it is listed, with how many units."""
+
+    entries: Count = 1
+    units: Count | None = None
+
+
+class Asset(FileModel):
+    """One file of a dataset, pinned by size and hash.
+
+    A file of a Zenodo record may lack them: the record states size and MD5 when it is fetched.
+    """
 
     path: InnerPath
-    size: Annotated[int, Field(ge=0)]
-    sha256: Sha256
+    size: Count | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     session: Slug
     subject: str = ""
     task: str = ""
     role: Literal["train", "heldout", "transfer"] = "train"
     asset_id: str | None = None
-    etag: str | None = None
+    etag: Annotated[str, Field(pattern=r"^[0-9a-f]{32}-\d{1,5}$")] | None = None
+    published: Published | None = None
 
-
-# ------------------------------------------------------------------ how a file is harmonised
-
-
-class UnitOptions(_Model):
-    """Which units are kept and which of their columns are read."""
-
-    columns: tuple[str, ...] | None = None
-    area: str | None = None
-    keep: dict[str, tuple[str | int | float | bool, ...]] = {}
-    min_spikes: Annotated[int, Field(ge=0)] = 0
-
-
-class SeriesOptions(_Model):
-    """One harmonised series and the NWB series that it is made of."""
-
-    name: Slug
-    source: tuple[str, ...] = ()
-    columns: tuple[str, ...] | None = None
-    unit: str | None = None
-    scale: float = 1.0
-    transform: Literal["none", "cos_sin"] = "none"
-    velocity_of: Slug | None = None
-    range: tuple[float, float] | None = None
-    max_speed: Annotated[float, Field(gt=0)] | None = None
-    max_still: Annotated[float, Field(gt=0)] | None = None
-    max_gap: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> SeriesOptions:
-        if bool(self.source) == (self.velocity_of is not None):
-            raise ValueError("give either `source` (NWB paths) or `velocity_of` (a series above)")
-        return self
-
-
-class IntervalOptions(_Model):
-    """One harmonised interval table and the NWB table that it comes from."""
-
-    name: Slug
-    source: str
-
-
-class ChronologicalSplit(_Model):
-    """Cut the decodable time into train, valid and test, in that order."""
-
-    kind: Literal["chronological"] = "chronological"
-    train: Annotated[float, Field(gt=0, le=1)] = 0.7
-    valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    gap: Annotated[float, Field(ge=0)] = 0.0
-    blocks: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _whole(self) -> ChronologicalSplit:
-        total = self.train + self.valid + self.test
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + valid + test must be 1, found {total:g}")
-        return self
-
-
-class ColumnSplit(_Model):
-    """Take the splits from a column of an interval table, as in the Neural Latents Benchmark."""
-
-    kind: Literal["column"]
-    table: Slug
-    column: str
-    values: dict[str, Literal["train", "valid", "test"]]
-
-
-Split = Annotated[ChronologicalSplit | ColumnSplit, Field(discriminator="kind")]
-
-
-class HarmonizeOptions(_Model):
-    """How the files of a dataset become recordings.
-
-    ``harmonizer`` names a module of `spikedata.harmonize`, or ``"package.module:function"``.
-    With no ``series`` every behavioural series of the file is taken under its own name.
-    """
-
-    harmonizer: str = "generic"
-    units: UnitOptions = UnitOptions()
-    series: tuple[SeriesOptions, ...] = ()
-    intervals: tuple[IntervalOptions, ...] = ()
-    targets: tuple[Slug, ...] = ()
-    splits: dict[Slug, Split] = {"chronological": ChronologicalSplit()}
-
-    @model_validator(mode="after")
-    def _targets_exist(self) -> HarmonizeOptions:
-        names = [one.name for one in self.series]
-        for kind, listed in (("series", names), ("intervals", [i.name for i in self.intervals])):
-            twice = sorted({name for name in listed if listed.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} named twice: {', '.join(twice)}")
-        for target in self.targets if names else ():
-            if target not in names:
-                raise ValueError(f"target '{target}' is no series; {did_you_mean(target, names)}")
-        return self
+    @property
+    def is_pinned(self) -> bool:
+        """Whether size and a hash are known."""
+        return self.size is not None and bool(self.sha256 or self.md5)
 
 
 # ------------------------------------------------------------------ the manifest
 
 
-class Dataset(_Model):
+class Dataset(FileModel):
     """The assets of one origin, under one licence, harmonised in one way."""
 
     id: Slug
@@ -211,6 +135,8 @@ class Dataset(_Model):
     licence: str
     citation: str
     doi: str | None = None
+    references: tuple[str, ...] = ()
+    note: str = ""
     source: Source
     harmonize: HarmonizeOptions = HarmonizeOptions()
     assets: tuple[Asset, ...] = Field(min_length=1)
@@ -225,6 +151,11 @@ class Dataset(_Model):
         lacking = [asset.path for asset in self.assets if asset.asset_id is None]
         if self.source.kind == "dandi" and lacking:
             raise ValueError(f"assets of a dandiset need an asset_id: {', '.join(lacking[:3])}")
+        loose = [
+            asset.path for asset in self.assets if not (asset.size is not None and asset.sha256)
+        ]
+        if self.source.kind != "zenodo" and loose:
+            raise ValueError(f"assets need a size and a sha256: {', '.join(loose[:3])}")
         return self
 
     def recording_id(self, asset: Asset) -> str:
@@ -232,13 +163,39 @@ class Dataset(_Model):
         return f"{self.id}/{asset.session}"
 
 
-class Manifest(_Model):
+class Publication(FileModel):
+    """What a paper says it used, for a manifest that rebuilds it."""
+
+    title: str
+    doi: str
+    sessions: Count
+    units: Count
+    subjects: Count
+
+
+class Absent(FileModel):
+    """Recordings that belong to a publication and that this manifest does not fetch."""
+
+    id: Slug
+    title: str
+    reason: str
+    licence: str
+    citation: str
+    url: HttpAddress
+    subjects: tuple[str, ...] = ()
+    sessions: Count
+    units: Count
+
+
+class Manifest(FileModel):
     """A named, pinned selection of assets from one or more datasets."""
 
     format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
     name: Slug
     title: str
     description: str = ""
+    publication: Publication | None = None
+    absent: tuple[Absent, ...] = ()
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     _path: Path = PrivateAttr(default=Path("."))
 
@@ -256,8 +213,8 @@ class Manifest(_Model):
 
     @property
     def total_size(self) -> int:
-        """Bytes of all assets together."""
-        return sum(asset.size for _, asset in self.items())
+        """Bytes of all assets whose size is known."""
+        return sum(asset.size or 0 for _, asset in self.items())
 
     def items(self) -> Iterator[tuple[Dataset, Asset]]:
         """Yield every asset with its dataset, in the order of the file."""

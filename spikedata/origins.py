@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FileOrigin",
     "HttpOrigin",
+    "Listed",
+    "Listing",
     "Origin",
     "TransientError",
     "WrongBytesError",
@@ -48,6 +51,30 @@ class TransientError(Exception):
 
 class WrongBytesError(Exception):
     """The origin offers other bytes than the pinned ones; the message says what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file as its archive lists it; what the archive does not say is None."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    md5: str | None = None
+    etag: str | None = None
+    asset_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One version of an archive's holding: its `version` (a Zenodo record's number) and files."""
+
+    version: str
+    title: str
+    licence: str
+    citation: str
+    doi: str | None
+    files: tuple[Listed, ...]
 
 
 class Origin(Protocol):

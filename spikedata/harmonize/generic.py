@@ -29,15 +29,9 @@ import numpy as np
 from spikedata.errors import HarmonizeError, IntervalError, did_you_mean
 from spikedata.harmonize.series import build_series, build_velocity, series_coverage
 from spikedata.intervals import IntervalSet
-from spikedata.manifest import (
-    Asset,
-    ChronologicalSplit,
-    Dataset,
-    HarmonizeOptions,
-    SeriesOptions,
-    UnitOptions,
-)
+from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import Entry, NwbFile, UnitTable
+from spikedata.options import ChronologicalSplit, HarmonizeOptions, SeriesOptions, UnitOptions
 from spikedata.recording import Recording, Series
 from spikedata.splits import chronological_split, column_split
 

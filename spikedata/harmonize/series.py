@@ -9,8 +9,8 @@ import numpy as np
 
 from spikedata.errors import HarmonizeError
 from spikedata.intervals import IntervalSet
-from spikedata.manifest import SeriesOptions
 from spikedata.nwb import SeriesData
+from spikedata.options import SeriesOptions
 from spikedata.recording import Series
 
 __all__ = ["build_series", "build_velocity", "series_coverage"]

@@ -308,9 +308,8 @@ def test_splits_that_do_not_add_up_to_one_are_refused(tmp_path, train, total):
     assert f"{SPLIT}.chronological: train + valid + test must be 1, found {total}" in message
 
 
-@pytest.mark.parametrize("version", ["draft", "0.250122", "", "0.250122.1735\n", "v1.0.0"])
-def test_a_dandiset_that_is_not_published_is_refused(tmp_path, version):
-    """A draft changes under its readers."""
+@pytest.mark.parametrize("version", ["newest", "0.250122", "", "0.250122.1735\n", "v1.0.0"])
+def test_a_version_that_no_dandiset_can_have_is_refused(tmp_path, version):
     message = problem(tmp_path, ("datasets.0.source", {**DANDI, "version": version}))
 
     assert message.startswith("datasets.0.source.dandi.version: ")

@@ -1,0 +1,131 @@
+"""How the files of a dataset become recordings: the `harmonize` table of a manifest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from spikedata.errors import did_you_mean
+
+__all__ = [
+    "ChronologicalSplit",
+    "ColumnSplit",
+    "FileModel",
+    "HarmonizeOptions",
+    "IntervalOptions",
+    "SeriesOptions",
+    "Slug",
+    "UnitOptions",
+]
+
+
+def _slug(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text):
+        raise ValueError("use letters, digits and . _ + - only, and begin with a letter or digit")
+    return text
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+
+
+class FileModel(BaseModel):
+    """A part of a file: unknown fields are refused, and it cannot be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UnitOptions(FileModel):
+    """Which units are kept and which of their columns are read."""
+
+    columns: tuple[str, ...] | None = None
+    area: str | None = None
+    keep: dict[str, tuple[str | int | float | bool, ...]] = {}
+    min_spikes: Annotated[int, Field(ge=0)] = 0
+
+
+class SeriesOptions(FileModel):
+    """One harmonised series and the NWB series that it is made of."""
+
+    name: Slug
+    source: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    unit: str | None = None
+    scale: float = 1.0
+    transform: Literal["none", "cos_sin"] = "none"
+    velocity_of: Slug | None = None
+    range: tuple[float, float] | None = None
+    max_speed: Annotated[float, Field(gt=0)] | None = None
+    max_still: Annotated[float, Field(gt=0)] | None = None
+    max_gap: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SeriesOptions:
+        if bool(self.source) == (self.velocity_of is not None):
+            raise ValueError("give either `source` (NWB paths) or `velocity_of` (a series above)")
+        return self
+
+
+class IntervalOptions(FileModel):
+    """One harmonised interval table and the NWB table that it comes from."""
+
+    name: Slug
+    source: str
+
+
+class ChronologicalSplit(FileModel):
+    """Cut the decodable time into train, valid and test, in that order."""
+
+    kind: Literal["chronological"] = "chronological"
+    train: Annotated[float, Field(gt=0, le=1)] = 0.7
+    valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    gap: Annotated[float, Field(ge=0)] = 0.0
+    blocks: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _whole(self) -> ChronologicalSplit:
+        total = self.train + self.valid + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + valid + test must be 1, found {total:g}")
+        return self
+
+
+class ColumnSplit(FileModel):
+    """Take the splits from a column of an interval table, as in the Neural Latents Benchmark."""
+
+    kind: Literal["column"]
+    table: Slug
+    column: str
+    values: dict[str, Literal["train", "valid", "test"]]
+
+
+Split = Annotated[ChronologicalSplit | ColumnSplit, Field(discriminator="kind")]
+
+
+class HarmonizeOptions(FileModel):
+    """How the files of a dataset become recordings.
+
+    ``harmonizer`` names a module of `spikedata.harmonize`, or ``"package.module:function"``.
+    With no ``series`` every behavioural series of the file is taken under its own name.
+    """
+
+    harmonizer: str = "generic"
+    units: UnitOptions = UnitOptions()
+    series: tuple[SeriesOptions, ...] = ()
+    intervals: tuple[IntervalOptions, ...] = ()
+    targets: tuple[Slug, ...] = ()
+    splits: dict[Slug, Split] = {"chronological": ChronologicalSplit()}
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> HarmonizeOptions:
+        names = [one.name for one in self.series]
+        for kind, listed in (("series", names), ("intervals", [i.name for i in self.intervals])):
+            twice = sorted({name for name in listed if listed.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind} named twice: {', '.join(twice)}")
+        for target in self.targets if names else ():
+            if target not in names:
+                raise ValueError(f"target '{target}' is no series; {did_you_mean(target, names)}")
+        return self
