@@ -1,7 +1,8 @@
-"""A stand-in on loopback for the DANDI API, its store, and a plain file server.
+"""A stand-in on loopback for the DANDI API, its store, Zenodo, and a plain file server.
 
 It answers as the real ones do (listing with paging, a redirect to a presigned address, Range,
-HTML errors, a store that refuses a second credential) and misbehaves when told to::
+HTML errors, a store that refuses a second credential; see `tests.archive`) and misbehaves when
+told to::
 
     with Loopback() as server:
         server.add("000001", "0.250101.0000", "sub-1/a.nwb", b"...")
@@ -19,21 +20,33 @@ import socket
 import struct
 import threading
 import time
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from spikedata.fetch import FetchResult, asset_path, fetch_asset
 from spikedata.manifest import Asset, Dataset, HttpsSource, Manifest, Source
 from spikedata.transfer import Retry, part_path
+from tests.archive import NOT_FOUND, Answer, Holdings, Place, RemoteAsset, Request, digests, in_xml
 
-Place = Literal["api", "store", "files"]
+__all__ = [
+    "QUICK",
+    "Fault",
+    "Loopback",
+    "RemoteAsset",
+    "Seen",
+    "fetch_raising",
+    "files_in",
+    "manifest_of",
+    "only",
+    "part_of",
+    "pin",
+]
 
-NOT_FOUND = b"<!doctype html><html><body><h1>Not Found</h1></body></html>"
+PLACES: dict[Place, str] = {"api": "/api", "store": "", "files": "", "zenodo": "/api"}
+BINARY = "application/octet-stream"
 
 
 def pin(path: str, data: bytes, asset_id: str | None = None) -> Asset:
@@ -58,23 +71,29 @@ def files_in(folder: Path) -> list[str]:
 
 @dataclass
 class Fault:
-    """One way to misbehave, for as many answers as `times` says (None: for ever)."""
+    """One way to misbehave, for as many answers as `times` says (None: for ever).
+
+    `flip` counts from the start of the file, `cut`, `reset` and `hang` from that of the body.
+    """
 
     place: Place
     times: int | None = 1
-    match: str = ""  # only where the path contains this
+    match: str = ""  # only where the path with its query contains this
     status: int | None = None  # answer with this status
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"<html><body>no</body></html>"
+    expire: bool = False  # first let all addresses given so far expire
+    stall: float | None = None  # seconds of silence before the answer
     cut: int | None = None  # close after so many bytes of the body
     reset: int | None = None  # the same, with a TCP reset
-    flip: int | None = None  # one wrong byte, at this offset of the file
-    stall: float | None = None  # seconds of silence before the body
+    hang: tuple[int, float] | None = None  # so many bytes, then seconds of silence, then close
     drip: tuple[int, float] | None = None  # bytes at a time, and seconds between
+    flip: int | None = None  # one wrong byte, at this offset of the file
     no_range: bool = False  # answer 200 with all of it to a Range request
     content_range: str | None = None  # lie about it
     replace: bytes | None = None  # serve this file instead
     no_length: bool = False  # do not say how long the body is
+    duplicate: bool = False  # a listing gives the results of the page before once more
 
 
 @dataclass(frozen=True)
@@ -86,56 +105,21 @@ class Seen:
     range: str | None
     authorization: str | None
     status: int
+    method: str = "GET"
 
 
-@dataclass(frozen=True)
-class RemoteAsset:
-    """An asset as the archive knows it."""
-
-    asset_id: str
-    dandiset: str
-    version: str
-    path: str
-    data: bytes
-    blob: str
-
-    def record(self, *, metadata: bool) -> dict:
-        """Return the record of the listing."""
-        moment = "2025-01-22T17:35:00Z"
-        record = {
-            "asset_id": self.asset_id,
-            "blob": self.blob,
-            "zarr": None,
-            "path": self.path,
-            "size": len(self.data),
-            "created": moment,
-            "modified": moment,
-        }
-        if metadata:
-            digest = {"dandi:sha2-256": hashlib.sha256(self.data).hexdigest()}
-            record["metadata"] = {
-                "path": self.path,
-                "contentSize": len(self.data),
-                "digest": digest,
-            }
-        return record
-
-
-class Loopback:
-    """Three servers on 127.0.0.1, each on a port of its own."""
+class Loopback(Holdings):
+    """Four servers on 127.0.0.1, each on a port of its own."""
 
     def __init__(self) -> None:
-        self.assets: dict[str, RemoteAsset] = {}
+        super().__init__()
         self.files: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.log: list[Seen] = []
-        self.page_size = 100
-        self.signatures: set[str] = set()
-        self.lock = threading.Lock()
         self._servers: dict[Place, ThreadingHTTPServer] = {}
 
     def __enter__(self) -> Loopback:
-        for place in ("api", "store", "files"):
+        for place in PLACES:
             handler = type("Handler", (_Handler,), {"loopback": self, "place": place})
             server = _Server(("127.0.0.1", 0), handler)
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -154,17 +138,7 @@ class Loopback:
 
     def url(self, place: Place) -> str:
         """Return the address of a server."""
-        port = self._servers[place].server_address[1]
-        return f"http://127.0.0.1:{port}" + {"api": "/api", "store": "", "files": ""}[place]
-
-    def add(self, dandiset: str, version: str, path: str, data: bytes) -> RemoteAsset:
-        """Publish an asset, in the place of the one at that path."""
-        for old in list(self.assets.values()):
-            if (old.dandiset, old.version, old.path) == (dandiset, version, path):
-                del self.assets[old.asset_id]
-        asset = RemoteAsset(str(uuid.uuid4()), dandiset, version, path, data, str(uuid.uuid4()))
-        self.assets[asset.asset_id] = asset
-        return asset
+        return f"http://127.0.0.1:{self._servers[place].server_address[1]}{PLACES[place]}"
 
     def serve(self, *paths: str, data: bytes) -> Manifest:
         """Put files on the plain file server and return the manifest that pins them."""
@@ -172,23 +146,24 @@ class Loopback:
         source = HttpsSource(kind="https", url=self.url("files") + "/data/")
         return manifest_of(source, *(pin(path, data) for path in paths))
 
+    def plain(self, request: Request) -> Answer | bytes:
+        """Answer as a plain file server does."""
+        data = self.files.get(request.path)
+        return Answer(404, NOT_FOUND) if data is None else data
+
     def inject(self, place: Place, **how: object) -> None:
         """Misbehave in the next answers of a server."""
         self.faults.append(Fault(place, **how))  # type: ignore[arg-type]
-
-    def expire(self) -> None:
-        """Let all addresses given so far expire."""
-        self.signatures.clear()
 
     def ranges(self, place: Place) -> list[str | None]:
         """Return the Range header of each request to a server."""
         return [seen.range for seen in self.log if seen.place == place]
 
-    def take_fault(self, place: Place, path: str) -> Fault:
+    def take_fault(self, place: Place, target: str) -> Fault:
         """Return the fault for this answer; most often one that does nothing."""
         with self.lock:
             for fault in self.faults:
-                if fault.place == place and fault.match in path and fault.times != 0:
+                if fault.place == place and fault.match in target and fault.times != 0:
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
@@ -197,6 +172,7 @@ class Loopback:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients hang up in many of these tests."""
@@ -210,140 +186,128 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        path, query = unquote(url.path), parse_qs(url.query)
-        self.fault = self.loopback.take_fault(self.place, path)
-        if self.fault.stall is not None:
-            time.sleep(self.fault.stall)
-        if self.fault.status is not None:
-            self.answer(self.fault.status, self.fault.body, "text/html", self.fault.headers)
-        elif self.place == "api":
-            self.api(path, query)
-        elif self.place == "store":
-            self.store(path, query)
-        elif path in self.loopback.files:
-            self.file(self.loopback.files[path])
-        else:
-            self.answer(404, NOT_FOUND, "text/html")
+        request = Request(self.command, self.path, self.headers)
+        fault = self.fault = self.loopback.take_fault(self.place, self.path)
+        if fault.stall is not None:
+            time.sleep(fault.stall)
+        if fault.expire:
+            self.loopback.expire()
+        if fault.status is not None:
+            return self.send(Answer(fault.status, fault.body, headers=fault.headers))
+        found = self.ask(request)
+        if fault.duplicate and isinstance(found, Answer):
+            found = self.repeat(request, found)
+        return self.send(found if isinstance(found, Answer) else self.file(request, found))
 
-    # -------------------------------------------------------------- what each server knows
+    def ask(self, request: Request) -> Answer | bytes:
+        """Return what a server that works says: an answer, or the bytes of a file."""
+        server = self.loopback
+        known = {
+            "api": server.api,
+            "store": server.store,
+            "files": server.plain,
+            "zenodo": server.zenodo,
+        }
+        return known[self.place](request)
 
-    def api(self, path: str, query: dict[str, list[str]]) -> None:
-        match = re.fullmatch(
-            r"/api/dandisets/(\d{6})/versions/([\d.]+|draft)/assets/(?:([0-9a-f-]{36})/(\w+/)?)?",
-            path,
-        )
-        if match is None:
-            return self.answer(404, NOT_FOUND, "text/html")
-        dandiset, version, asset_id, verb = match.groups()
-        within = [
-            asset
-            for asset in self.loopback.assets.values()
-            if (asset.dandiset, asset.version) == (dandiset, version)
-        ]
-        if not within:
-            return self.json(404, {"detail": "Not found."})
-        if asset_id is None:
-            return self.listing(within, query)
-        asset = next((one for one in within if one.asset_id == asset_id), None)
-        if asset is None:
-            return self.json(404, {"detail": "No Asset matches the given query."})
-        if verb == "info/":
-            return self.json(200, asset.record(metadata=True))
-        if verb == "download/":
-            signature = uuid.uuid4().hex
-            self.loopback.signatures.add(signature)
-            blob = f"blobs/{asset.blob[:3]}/{asset.blob[3:6]}/{asset.blob}"
-            place = f"{self.loopback.url('store')}/{blob}?X-Amz-Signature={signature}"
-            return self.answer(302, b"", "text/html", {"Location": place})
-        return self.json(200, asset.record(metadata=True)["metadata"])
+    # -------------------------------------------------------------- how it is said, and missaid
 
-    def listing(self, assets: list[RemoteAsset], query: dict[str, list[str]]) -> None:
-        prefix = query.get("path", [""])[0].lower()
-        assets = [asset for asset in assets if asset.path.lower().startswith(prefix)]
-        page = int(query.get("page", ["1"])[0])
-        size = int(query.get("page_size", [str(self.loopback.page_size)])[0])
-        here = assets[(page - 1) * size : page * size]
-        address = f"{self.loopback.url('api')}{self.path.partition('?')[0].removeprefix('/api')}"
-        more = f"{address}?page={page + 1}&page_size={size}" if page * size < len(assets) else None
-        metadata = query.get("metadata", ["false"])[0] == "true"
-        self.json(
-            200,
-            {
-                "count": len(assets) if page == 1 else None,
-                "next": more,
-                "previous": None,
-                "results": [asset.record(metadata=metadata) for asset in here],
-            },
-        )
+    def repeat(self, request: Request, answer: Answer) -> Answer:
+        """Return a page of a listing with the results of the page before it."""
+        page = request.query.get("page", "1")
+        if not (page.isdecimal() and int(page) > 1 and answer.status == 200):
+            return answer
+        before = self.ask(replace(request, target=request.with_query(page=int(page) - 1)))
+        assert isinstance(before, Answer)
+        content = json.loads(answer.body) | {"results": json.loads(before.body)["results"]}
+        return replace(answer, body=json.dumps(content).encode())
 
-    def store(self, path: str, query: dict[str, list[str]]) -> None:
-        if "Authorization" in self.headers:
-            message = b"<Error><Code>InvalidArgument</Code>Only one auth mechanism allowed</Error>"
-            return self.answer(400, message, "application/xml")
-        signature = query.get("X-Amz-Signature", [""])[0]
-        if signature not in self.loopback.signatures:
-            message = b"<Error><Code>AccessDenied</Code>Request has expired</Error>"
-            return self.answer(403, message, "application/xml")
-        blob = path.rpartition("/")[2]
-        found = [asset for asset in self.loopback.assets.values() if asset.blob == blob]
-        if not found:
-            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>", "application/xml")
-        return self.file(found[0].data)
+    def file(self, request: Request, data: bytes) -> Answer:
+        """Return a file, or the part of it that was asked for."""
+        fault, asked = self.fault, request.headers
+        data = data if fault.replace is None else fault.replace
+        headers = {"Accept-Ranges": "bytes", "ETag": _etag(data)}
+        if asked.get("If-Match", "*") not in ("*", headers["ETag"]):
+            return in_xml(412, "PreconditionFailed", "The ETag is another")
+        span = None if fault.no_range else _span(asked.get("Range", ""), len(data))
+        if asked.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            span = None
+        start, end = span or (0, len(data))
+        if start >= len(data) and span:
+            headers = {"Content-Range": f"bytes */{len(data)}"}
+            return in_xml(416, "InvalidRange", "The range is not satisfiable", **headers)
+        body = data[start:end] if span else data
+        if fault.flip is not None and start <= fault.flip < end:
+            wrong = bytearray(body)
+            wrong[fault.flip - start] ^= 1
+            body = bytes(wrong)
+        if span is None:
+            return Answer(200, body, BINARY, headers)
+        headers["Content-Range"] = fault.content_range or f"bytes {start}-{end - 1}/{len(data)}"
+        return Answer(206, body, BINARY, headers)
 
-    # -------------------------------------------------------------- how it is sent
-
-    def file(self, data: bytes) -> None:
-        fault = self.fault
-        if fault.replace is not None:
-            data = fault.replace
-        if fault.flip is not None:
-            data = bytes(byte ^ (index == fault.flip) for index, byte in enumerate(data))
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked is None or fault.no_range:
-            return self.answer(200, data, "application/octet-stream")
-        start = int(asked[1])
-        if start >= len(data):
-            return self.answer(416, b"", "text/html", {"Content-Range": f"bytes */{len(data)}"})
-        found = fault.content_range or f"bytes {start}-{len(data) - 1}/{len(data)}"
-        headers = {"Content-Range": found}
-        return self.answer(206, data[start:], "application/octet-stream", headers)
-
-    def json(self, status: int, content: object) -> None:
-        self.answer(status, json.dumps(content).encode(), "application/json")
-
-    def answer(
-        self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None
-    ) -> None:
+    def send(self, answer: Answer) -> None:
+        """Send an answer, or as much of it as the fault lets through."""
         seen = Seen(
-            self.place, self.path, self.headers["Range"], self.headers["Authorization"], status
+            self.place,
+            self.path,
+            self.headers["Range"],
+            self.headers["Authorization"],
+            answer.status,
+            self.command,
         )
         self.loopback.log.append(seen)
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if self.fault.no_length:
+        fault, body = self.fault, answer.body
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        if fault.no_length:
             self.close_connection = True  # the end of the connection is the end of the body
         else:
             self.send_header("Content-Length", str(len(body)))
-        for name, value in (headers or {}).items():
+        for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        fault = self.fault
-        end = fault.cut if fault.cut is not None else fault.reset
-        body = body if end is None else body[:end]
-        if fault.drip is not None:
-            size, pause = fault.drip
-            for offset in range(0, len(body), size):
-                self.wfile.write(body[offset : offset + size])
-                time.sleep(pause)
-        else:
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        ends = (fault.cut, fault.reset, None if fault.hang is None else fault.hang[0])
+        end = next((one for one in ends if one is not None), None)
+        self.write(memoryview(body)[:end])
+        if fault.hang is not None:
+            time.sleep(fault.hang[1])
         if fault.reset is not None:
             # Closing with a linger of zero seconds sends RST.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if end is not None:
             self.close_connection = True
+
+    def write(self, body: memoryview) -> None:
+        if self.fault.drip is None:
+            self.wfile.write(body)
+            return
+        size, pause = self.fault.drip
+        for offset in range(0, len(body), size):
+            self.wfile.write(body[offset : offset + size])
+            time.sleep(pause)
+
+
+@lru_cache(maxsize=512)
+def _etag(data: bytes) -> str:
+    return f'"{digests(data)["dandi:dandi-etag"]}"'
+
+
+def _span(asked: str, size: int) -> tuple[int, int] | None:
+    """Return the bounds that a Range header asks for; None for all of it, or for nonsense."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", asked)
+    if match is None or match.groups() == ("", ""):
+        return None
+    if not match[1]:
+        return max(size - int(match[2]), 0), size
+    start, end = int(match[1]), int(match[2] or size) + (match[2] != "")
+    return None if end <= start and match[2] else (start, min(end, size))
 
 
 QUICK = Retry(attempts=4, base=0.001)
