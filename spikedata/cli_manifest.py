@@ -138,10 +138,22 @@ def lint(
         print_json(rows)
     else:
         if rows:
-            print_table("Problems", list(rows[0]), [list(row.values()) for row in rows])
+            print_table("Problems", list(rows[0]), _gathered(rows))
         say(f"{len(found)} manifest(s): {n_errors} error(s), {len(rows) - n_errors} warning(s).")
     if n_errors or (strict and rows):
         raise typer.Exit(1)
+
+
+def _gathered(rows: Iterable[dict[str, str]]) -> list[list[str]]:
+    """Return one row for all places of a manifest that a rule says the same of."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        key = row["manifest"], row["severity"], row["message"]
+        places.setdefault(key, []).append(row["place"])
+    return [
+        [name, severity, f"{first} and {len(more)} more" if more else first, message]
+        for (name, severity, message), (first, *more) in places.items()
+    ]
 
 
 # ------------------------------------------------------------------ resolve

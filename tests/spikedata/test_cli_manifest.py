@@ -165,6 +165,16 @@ def test_an_error_fails_and_a_broken_manifest_hides_no_other(path):
                   (str(path), "error", "datasets.data.assets.b.nwb")]  # fmt: skip
 
 
+def test_what_is_said_of_many_assets_is_one_row_of_the_table(path):
+    path.write_text(TOML.replace('subject = "A"', 'subject = ""').replace('"B"', '""'))
+    shown, rows = run("lint", path).stdout, json.loads(run("lint", path, "--json").stdout)
+
+    assert "datasets.data.assets.a.nwb and 1 more" in shown
+    assert [row["place"] for row in rows] == [
+        "datasets.data.assets.a.nwb", "datasets.data.assets.b.nwb",
+    ]  # fmt: skip
+
+
 # ------------------------------------------------------------------ resolve
 
 
