@@ -182,6 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
     loopback: Loopback
     place: Place
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body that follows its headers may wait for 40 ms
 
     def log_message(self, format: str, *args: object) -> None:
         pass
