@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -11,23 +11,34 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from spikedata.console import (
-    format_bytes,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
+from spikedata.cache import default_cache
+from spikedata.cli_fetch import fetch, verify
+from spikedata.cli_manifest import manifest_app, print_assets, print_counts
+from spikedata.cli_options import (
+    CacheOption,
+    ExcludeOption,
+    IncludeOption,
+    JsonOption,
+    LimitOption,
+    ManifestOption,
+    RoleOption,
+    StoreOption,
+    SubjectOption,
+    finish,
+    store_path,
 )
+from spikedata.console import format_bytes, print_json, print_table, progress_bar, say
+from spikedata.counts import counts
 from spikedata.errors import SpikedataError
-from spikedata.fetch import default_cache
 from spikedata.manifest import Manifest, list_manifests, load_manifest
+from spikedata.selection import select
 from spikedata.store import Store
 from spikedata.version import __version__
 
 __all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
 
 
-ORDER = ("fetch", "ingest", "info", "train", "evaluate", "report")
+ORDER = ("fetch", "verify", "ingest", "info", "manifest", "train", "evaluate", "report")
 
 
 class _Program(TyperGroup):
@@ -68,28 +79,6 @@ app = typer.Typer(
     "`spikedata evaluate runs/first`, `spikedata report runs/first`.",
 )
 
-ManifestOption = Annotated[
-    str,
-    typer.Option(
-        "--manifest",
-        "-m",
-        help="Name of a bundled manifest (see `spikedata info`) or a .toml file.",
-    ),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of fetched files. [default: $SPIKEDATA_CACHE or ~/.cache/spikedata]"),
-]
-StoreOption = Annotated[
-    Path | None, typer.Option(help="Folder of harmonised recordings. [default: CACHE/store]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def store_path(store: Path | None, cache: Path | None = None) -> Path:
-    """Return the folder of the store that the options name."""
-    return store if store is not None else (cache or default_cache()) / "store"
-
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -107,31 +96,9 @@ def _program(
     """Read by `_Program.invoke` and `_show_version`."""
 
 
-@app.command()
-def fetch(
-    manifest: ManifestOption,
-    cache: CacheOption = None,
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", help="Take files from this folder where their hash is right."),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=32, help="Downloads at a time.")] = 4,
-    as_json: JsonOption = False,
-) -> None:
-    """Bring every asset of a manifest here, verified; what is here already is not sent again."""
-    from spikedata.fetch import fetch as run
-
-    chosen = load_manifest(manifest)
-    with progress_bar(in_bytes=True) as progress:
-        results = run(
-            chosen, cache or default_cache(), jobs=jobs, offline_folder=source, progress=progress
-        )
-    rows = [
-        {"recording_id": one.recording_id, "status": one.status, "path": str(one.path),
-         "message": one.message}
-        for one in results
-    ]  # fmt: skip
-    _finish(f"Fetched {chosen.name}", rows, as_json)
+app.command()(fetch)
+app.command()(verify)
+app.add_typer(manifest_app, name="manifest")
 
 
 @app.command()
@@ -139,13 +106,25 @@ def ingest(
     manifest: ManifestOption,
     cache: CacheOption = None,
     store: StoreOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    subject: SubjectOption = None,
+    role: RoleOption = None,
+    limit: LimitOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Harmonise the fetched files of a manifest into the store; finished ones are skipped."""
     from spikedata.ingest import ingest as run
 
-    chosen = load_manifest(manifest)
+    chosen = select(
+        load_manifest(manifest),
+        include=include or (),
+        exclude=exclude or (),
+        subjects=subject or (),
+        roles=role or (),
+        limit=limit,
+    )
     with progress_bar() as progress:
         results = run(
             chosen,
@@ -159,17 +138,7 @@ def ingest(
          "message": one.message}
         for one in results
     ]  # fmt: skip
-    _finish(f"Ingested {chosen.name}", rows, as_json)
-
-
-def _finish(title: str, rows: Sequence[Mapping[str, object]], as_json: bool) -> None:
-    """Print one row an item and end with exit code 1 if any failed."""
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(title, list(rows[0]), [list(row.values()) for row in rows])
-    if any(row["status"] == "failed" for row in rows):
-        raise typer.Exit(1)
+    finish(f"Ingested {chosen.name}", rows, as_json)
 
 
 @app.command()
@@ -199,19 +168,12 @@ def info(
 
 
 def _show_manifest(manifest: Manifest, as_json: bool) -> None:
-    rows = [
-        [dataset.recording_id(asset), asset.subject, asset.task, asset.role, dataset.licence,
-         format_bytes(asset.size)]
-        for dataset, asset in manifest.items()
-    ]  # fmt: skip
     if as_json:
-        print_json(manifest.model_dump(mode="json"))
+        rows = [asdict(row) for row in counts(manifest)]
+        print_json({**manifest.model_dump(mode="json"), "counts": rows})
         return
-    print_table(
-        f"{manifest.name}: {manifest.title}, {format_bytes(manifest.total_size)}",
-        ["recording", "subject", "task", "role", "licence", "size"],
-        rows,
-    )
+    print_assets(manifest)
+    print_counts(manifest)
 
 
 def _show_all(folder: Path, as_json: bool) -> None:

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from spikedata.cli_options import JsonOption
 from spikedata.console import format_bytes, print_json, print_table, say
 from spikedata.counts import counts
-from spikedata.manifest import Asset, Manifest, list_manifests, load_manifest
+from spikedata.manifest import Asset, Manifest, describe_source, list_manifests, load_manifest
 
-__all__ = ["manifest_app", "print_counts"]
+__all__ = ["manifest_app", "print_assets", "print_counts"]
 
 manifest_app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +26,6 @@ NameArgument = Annotated[
     str,
     typer.Argument(metavar="MANIFEST", help="Name of a bundled manifest, or a .toml file."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 # ------------------------------------------------------------------ list, show
@@ -54,8 +54,6 @@ def list_(as_json: JsonOption = False) -> None:
 @manifest_app.command()
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show what a manifest holds: counts, datasets with licence and citation, every asset."""
-    from spikedata.resolve import describe_source
-
     manifest = load_manifest(name)
     if as_json:
         rows = [asdict(row) for row in counts(manifest)]
@@ -71,6 +69,11 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
             ["", ""],
             [[key, value] for key, value in about.items() if value],
         )
+    print_assets(manifest)
+
+
+def print_assets(manifest: Manifest) -> None:
+    """Print a row for every asset of a manifest."""
     print_table(
         "Assets",
         ["recording", "subject", "task", "role", "size", "pinned by"],

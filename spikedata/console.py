@@ -53,27 +53,35 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 @contextmanager
-def progress_bar(*, in_bytes: bool = False) -> Iterator[Progress]:
+def progress_bar(*, in_bytes: bool = False, total: int | None = None) -> Iterator[Progress]:
     """Yield a `Progress` that draws bars on stderr, one for each label.
 
-    What follows the first comma of a label may change while the bar goes on.
+    What follows the first comma of a label may change while the bar goes on. With a `total` one
+    more bar shows all labels together, and those that are finished go.
     """
     amount = progress.DownloadColumn() if in_bytes else progress.MofNCompleteColumn()
     bars = progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         amount,
+        *([progress.TransferSpeedColumn()] if in_bytes else []),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     tasks: dict[str, progress.TaskID] = {}
+    done_of: dict[str, int] = {}
+    together = bars.add_task("all", total=total) if total is not None else None
 
-    def update(label: str, done: int, total: int) -> None:
+    def update(label: str, done: int, size: int) -> None:
         name = label.partition(",")[0]
         if name not in tasks:
-            tasks[name] = bars.add_task(label, total=total)
-        bars.update(tasks[name], completed=done, total=total, description=label)
+            tasks[name] = bars.add_task(label, total=size)
+        bars.update(tasks[name], completed=done, total=size, description=label)
+        done_of[name] = done
+        if together is not None:
+            bars.update(together, completed=sum(done_of.values()))
+            bars.update(tasks[name], visible=done < size)
 
     with bars:
         yield update

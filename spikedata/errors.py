@@ -3,7 +3,8 @@
 SpikedataError
 ├── ManifestError (ValueError)          a manifest is missing, malformed or contradicts itself
 ├── FetchError (OSError)                an asset could not be brought here
-│   └── HashMismatchError               its bytes are not the pinned ones
+│   ├── HashMismatchError               its bytes are not the pinned ones
+│   └── UnreachableError                every attempt failed, and another one later may not
 ├── HarmonizeError (ValueError)         a file cannot be turned into a recording
 │   └── CheckFailedError                a harmonised recording breaks an invariant
 ├── StoreError (OSError)                the store cannot be read or written
@@ -34,6 +35,7 @@ __all__ = [
     "SamplingError",
     "SpikedataError",
     "StoreError",
+    "UnreachableError",
     "did_you_mean",
 ]
 
@@ -60,6 +62,10 @@ class FetchError(SpikedataError, OSError):
 
 class HashMismatchError(FetchError):
     """The bytes of an asset are not the pinned ones."""
+
+
+class UnreachableError(FetchError):
+    """A server failed every attempt; later it may not."""
 
 
 class HarmonizeError(SpikedataError, ValueError):

@@ -31,8 +31,10 @@ def sync_folder(path: Path) -> None:
         sync_file(path)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, content: bytes | str, *, sync: bool = True) -> None:
     """Write a file beside its place, sync it, and rename it into place.
+
+    With ``sync=False`` a crash of the machine may leave it empty: for what can be made again.
 
     Raises
     ------
@@ -45,8 +47,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
         with beside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)

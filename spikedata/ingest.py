@@ -17,9 +17,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from spikedata.cache import as_recorded, asset_path
+from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
-from spikedata.fetch import asset_path
-from spikedata.files import sha256_of
 from spikedata.harmonize import harmonize
 from spikedata.manifest import Asset, Dataset, Manifest
 from spikedata.progress import Progress, silent
@@ -28,6 +28,7 @@ from spikedata.version import __version__
 
 __all__ = ["IngestResult", "ingest", "ingest_asset"]
 
+NOT_IN_THE_BYTES = {"published", "role"}  # what a manifest thinks of a recording
 ASSETS_PER_WORKER = 32  # then a fresh process takes over, whatever a reader kept in memory
 
 log = logging.getLogger(__name__)
@@ -170,8 +171,8 @@ def _is_current(dataset: Dataset, asset: Asset, folder: Path) -> bool:
 def _provenance(dataset: Dataset, asset: Asset) -> dict[str, JsonValue]:
     """Return how the recording is made; its key changes with anything that could change it."""
     made_from: dict[str, JsonValue] = {
-        "dataset": dataset.model_dump(mode="json", exclude={"assets", "harmonize"}),
-        "asset": asset.model_dump(mode="json"),
+        "dataset": dataset.model_dump(mode="json", exclude={"assets", "harmonize", "note"}),
+        "asset": asset.model_dump(mode="json", exclude=NOT_IN_THE_BYTES),
         "harmonize": dataset.harmonize.model_dump(mode="json"),
         "spikedata_version": __version__,
     }
@@ -183,12 +184,17 @@ def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
     """Raise unless the file is the one that the manifest pins; it is read only after that."""
     if not path.is_file():
         raise FetchError(f"{recording_id}: there is no file {path}; fetch it first.")
+    if not asset.is_pinned:
+        raise FetchError(
+            f"{recording_id}: the manifest pins no hash of {asset.path} and no fetch has recorded "
+            "one; fetch it first, or pin it with `spikedata manifest resolve`."
+        )
     size = path.stat().st_size
     if size == asset.size:
-        found = sha256_of(path)
-        if found == asset.sha256:
+        found = conflict(asset, digests_of(path, asset))
+        if found is None:
             return
-        what = f"sha256 {found}, the manifest pins {asset.sha256}"
+        what = f"{found}, the manifest pins {pin_of(asset)}"
     else:
         what = f"{size:,} bytes, the manifest pins {asset.size:,}"
     raise HashMismatchError(
@@ -207,6 +213,7 @@ def _run(job: Job) -> IngestResult:
     dataset, asset, cache, store, manifest_name = job
     try:
         path = asset_path(cache, dataset, asset)
+        asset = as_recorded(cache, dataset, asset)
     except SpikedataError as error:
         return IngestResult(_id(job), "failed", str(error), 0.0)
     if not path.is_file() and not _is_current(dataset, asset, store):

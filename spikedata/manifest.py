@@ -24,6 +24,7 @@ __all__ = [
     "Published",
     "Source",
     "ZenodoSource",
+    "describe_source",
     "describe_validation_error",
     "list_manifests",
     "load_manifest",
@@ -88,6 +89,25 @@ class ZenodoSource(FileModel):
 Source = Annotated[
     FileSource | HttpsSource | DandiSource | ZenodoSource, Field(discriminator="kind")
 ]
+
+
+def describe_source(source: Source) -> str:
+    """Return where bytes come from, in a few words.
+
+    Examples
+    --------
+    >>> describe_source(ZenodoSource(kind="zenodo", record="3854034"))
+    'Zenodo record 3854034'
+    """
+    match source.kind:
+        case "dandi":
+            return f"dandiset {source.dandiset}, version {source.version}"
+        case "zenodo":
+            return f"Zenodo record {source.record}"
+        case "https":
+            return source.url
+        case "file":
+            return f"the folder {source.root}"
 
 
 # ------------------------------------------------------------------ what is fetched

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -27,13 +29,15 @@ __all__ = [
     "TransientError",
     "WrongBytesError",
     "host_of",
+    "open_session",
     "raise_if_transient",
     "retry_after",
     "url_below",
 ]
 
-CHUNK = 1 << 17  # small, because what a broken connection had not yet filled of a chunk is lost
+CHUNK = 1 << 20  # bytes asked for at once; of a connection, as many as have come
 RETRY_STATUSES = (429, 500, 502, 503, 504)
+MOST_CONNECTIONS = 32  # that are kept open to one host
 
 
 class TransientError(Exception):
@@ -80,27 +84,55 @@ class Listing:
 class Origin(Protocol):
     """Something that the bytes of one asset can be read from."""
 
-    def open(self, offset: int) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
-        """Give the offset at which the bytes begin (`offset`, or 0) and the bytes."""
+    in_pieces: bool
+    """Whether several pieces may be read at a time, with a gain."""
+
+    def open(
+        self, offset: int, end: int | None = None
+    ) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """Give the offset at which the bytes begin (`offset`, or 0) and the bytes.
+
+        They may go on beyond `end`.
+        """
         ...
 
 
 class FileOrigin:
     """A file on this machine."""
 
+    in_pieces = False
+
     def __init__(self, path: Path, size: int):
         self._path = path
         self._size = size
 
     @contextmanager
-    def open(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def open(self, offset: int, end: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Read the file from `offset`."""
-        with self._path.open("rb") as file:
+        with self._path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size != self._size:
                 raise WrongBytesError(f"{size} bytes in {self._path}")
             file.seek(offset)
             yield offset, iter(lambda: file.read(CHUNK), b"")
+
+
+def open_session(*, presigned: bool) -> requests.Session:
+    """Return a session that keeps connections but no cookies.
+
+    A `presigned` address is itself the permission: no other credential is sent with it, because
+    stores refuse a request that has two.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
+    if presigned:
+        session.auth = lambda request: request  # stands in the place of ~/.netrc
+    return session
 
 
 class HttpOrigin:
@@ -112,44 +144,56 @@ class HttpOrigin:
         Gives the address; called again when the server no longer accepts the one it gave.
     size : int
         The pinned size in bytes.
+    session : requests.Session
+        See `open_session`.
     timeout : float
         Seconds without a byte after which an attempt has failed.
     presigned : bool
-        Whether the address is itself the permission, and expires. No other credential is sent
-        with it: stores refuse a request that has two.
+        Whether the address is a permission that expires.
     """
 
+    in_pieces = True
+
     def __init__(
-        self, locate: Callable[[], str], size: int, *, timeout: float, presigned: bool = False
+        self,
+        locate: Callable[[], str],
+        size: int,
+        session: requests.Session,
+        *,
+        timeout: float,
+        presigned: bool = False,
     ):
         self._locate = locate
         self._size = size
+        self._session = session
         self._timeout = timeout
         self._presigned = presigned
         self._url: str | None = None
+        self._guard = threading.Lock()
 
     @contextmanager
-    def open(self, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def open(self, offset: int, end: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Ask for the bytes from `offset`."""
         import requests
+        from urllib3.exceptions import HTTPError
 
-        self._url = url = self._url or self._locate()
+        with self._guard:  # several pieces begin at once: one of them asks
+            self._url = url = self._url or self._locate()
         headers = {"Accept-Encoding": "identity"}  # a compressed body has other offsets
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        with requests.Session() as session:
-            if self._presigned:
-                session.auth = _no_credentials
-            try:
-                with session.get(url, headers=headers, stream=True, timeout=self._timeout) as reply:
-                    yield self._begin(reply, offset), reply.iter_content(CHUNK)
-            except requests.RequestException as error:
-                raise_if_transient(error, self._timeout)
-                raise FetchError(
-                    f"{host_of(url)} cannot be asked: {_plain(error)}; check the address."
-                ) from None
+        if offset or end:
+            headers["Range"] = f"bytes={offset}-{end - 1 if end else ''}"
+        try:
+            with self._session.get(
+                url, headers=headers, stream=True, timeout=self._timeout
+            ) as reply:
+                yield self._begin(reply, offset, url), _body(reply)
+        except (requests.RequestException, HTTPError) as error:
+            raise_if_transient(error, self._timeout)
+            raise FetchError(
+                f"{host_of(url)} cannot be asked: {_plain(error)}; check the address."
+            ) from None
 
-    def _begin(self, reply: requests.Response, offset: int) -> int:
+    def _begin(self, reply: requests.Response, offset: int, asked: str) -> int:
         """Return the offset of the first byte of the body, or say why there are no bytes."""
         status, host = reply.status_code, host_of(reply.url)
         if status == 206:
@@ -175,7 +219,9 @@ class HttpOrigin:
                 raise WrongBytesError(f"{match[1]} bytes at {host}")
             raise TransientError(f"{host} does not go on from byte {offset}", restart=True)
         if self._presigned and status in (400, 403):
-            self._url = None
+            with self._guard:
+                if self._url == asked:
+                    self._url = None  # the next attempt asks for another
             raise TransientError(f"{host} no longer accepts the address it was asked at ({status})")
         if status in RETRY_STATUSES:
             raise TransientError(
@@ -218,24 +264,29 @@ def retry_after(reply: requests.Response) -> float:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-def raise_if_transient(error: requests.RequestException, timeout: float) -> None:
+def raise_if_transient(error: Exception, timeout: float) -> None:
     """Raise a `TransientError` if the request may succeed when it is made again."""
+    import urllib3.exceptions as lower
     from requests import exceptions
 
-    if isinstance(error, exceptions.Timeout):
+    if isinstance(error, (exceptions.Timeout, lower.TimeoutError)):
         raise TransientError(f"no byte came for {timeout:g} s") from None
     kinds = (exceptions.ConnectionError, exceptions.ChunkedEncodingError)
-    if isinstance(error, (*kinds, exceptions.ContentDecodingError)):
+    lower_kinds = (lower.ProtocolError, lower.SSLError, lower.DecodeError)
+    if isinstance(error, (*kinds, exceptions.ContentDecodingError, *lower_kinds)):
         raise TransientError(f"the connection failed ({_plain(error)})") from None
 
 
-def _plain(error: requests.RequestException) -> str:
+def _body(reply: requests.Response) -> Iterator[bytes]:
+    """Yield the body as it comes, however little: what came before a break is not lost."""
+    encoded = "Content-Encoding" in reply.headers
+    while chunk := reply.raw.read1(CHUNK, decode_content=encoded):
+        yield chunk
+
+
+def _plain(error: Exception) -> str:
     """Return the innermost reason, without the address: it may hold a signature."""
     inner = error.args[0] if error.args else error
     inner = getattr(inner, "reason", None) or inner
     text = re.sub(r"\?\S*", "?…", str(inner)).strip("()")
     return text.rsplit(": ", 1)[-1] or type(error).__name__
-
-
-def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request  # stands in the place of ~/.netrc

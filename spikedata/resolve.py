@@ -13,10 +13,17 @@ from pydantic import ValidationError
 
 from spikedata.errors import FetchError, ManifestError
 from spikedata.files import write_whole
-from spikedata.manifest import Asset, Dataset, Manifest, Source, describe_validation_error
+from spikedata.manifest import (
+    Asset,
+    Dataset,
+    Manifest,
+    Source,
+    describe_source,
+    describe_validation_error,
+)
 from spikedata.origins import Listed, Listing
 
-__all__ = ["Change", "Resolution", "describe_source", "resolve", "write_manifest"]
+__all__ = ["Change", "Resolution", "resolve", "write_manifest"]
 
 Newest = Callable[[Source], Listing]
 """Returns what the archive of a source holds in its newest version."""
@@ -249,26 +256,6 @@ def _some(names: list[str]) -> str:
 
 
 # ------------------------------------------------------------------ writing
-
-
-def describe_source(source: Source) -> str:
-    """Return where bytes come from, in a few words.
-
-    Examples
-    --------
-    >>> from spikedata.manifest import ZenodoSource
-    >>> describe_source(ZenodoSource(kind="zenodo", record="3854034"))
-    'Zenodo record 3854034'
-    """
-    match source.kind:
-        case "dandi":
-            return f"dandiset {source.dandiset}, version {source.version}"
-        case "zenodo":
-            return f"Zenodo record {source.record}"
-        case "https":
-            return source.url
-        case "file":
-            return f"the folder {source.root}"
 
 
 def write_manifest(manifest: Manifest, path: Path, *, overwrite: bool = False) -> None:

@@ -2,37 +2,47 @@
 
 Where bytes come from is an `Origin`; what happens to them is the same for every origin:
 
-1. they are appended to ``<name>.<hash>.part``, which one process at a time may hold locked;
-2. an interruption is followed by a wait and by another request, from where the part ends;
-3. a whole part is compared with the pinned size and sha256, synced, and renamed.
+1. they gather in ``<name>.<hash>.part``, which one process at a time may hold locked; a large
+   asset comes in pieces, over as many connections as are free;
+2. an interruption is followed by a wait and by another request, from where the piece ends;
+3. a whole part is compared with the pinned size and hashes, synced, and renamed.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import random
-import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from spikedata.errors import FetchError, HashMismatchError
-from spikedata.files import sha256_of, sync_folder
+from spikedata.digests import BLOCK, Digests, conflict, digests_of, pin_of
+from spikedata.errors import HashMismatchError, UnreachableError
+from spikedata.files import sync_folder
 from spikedata.manifest import Asset
 from spikedata.origins import Origin, TransientError, WrongBytesError
+from spikedata.part import PIECE, Part, Piece, open_part
 
-__all__ = ["Retry", "Stopped", "is_pinned", "part_path", "transfer"]
+__all__ = ["Retry", "Stopped", "is_pinned", "part_path", "retrying", "transfer"]
 
-LOCK_POLL = 0.1  # seconds
+LOCK_POLL = STOP_POLL = 0.1  # seconds
+HASH_POLL = 0.02  # seconds
 RETRY_AFTER_MAX = 300.0  # seconds; a server that asks for more is asked again anyway
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre and NFS mounted without them
+BACKDATE = 10.0  # seconds before now: the time of a finished file, so that any change shows
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
     """The caller no longer wants the bytes."""
+
+
+class _NotInPiecesError(Exception):
+    """The server gives the whole body only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +79,40 @@ class Retry:
         return max(backoff * random.uniform(0.5, 1.0), min(asked, RETRY_AFTER_MAX))
 
 
+def retrying(call: Callable[[], T], retry: Retry, stop: threading.Event) -> T:
+    """Return what `call` returns, called again while it raises `TransientError`.
+
+    Raises
+    ------
+    UnreachableError
+        After ``retry.attempts`` failures.
+    Stopped
+        If `stop` is set meanwhile.
+    """
+    failures = 0
+    while True:
+        try:
+            return call()
+        except TransientError as error:
+            failures += 1
+            if failures >= retry.attempts:
+                raise UnreachableError(
+                    f"{failures} attempts in a row failed, the last because {error}; "
+                    "run it again later."
+                ) from None
+            if stop.wait(retry.delay(failures, error.wait)):
+                raise Stopped from None
+
+
 def part_path(asset: Asset, target: Path) -> Path:
     """Return where the bytes of `target` gather. Its name holds the hash: versions never mix."""
-    return target.with_name(f"{target.name}.{asset.sha256[:16]}.part")
+    return target.with_name(f"{target.name}.{pin_of(asset).split()[1][:16]}.part")
 
 
 def is_pinned(path: Path, asset: Asset) -> bool:
     """Return whether a file holds the bytes that the manifest pins."""
     try:
-        return path.stat().st_size == asset.size and sha256_of(path) == asset.sha256
+        return path.stat().st_size == asset.size and not conflict(asset, digests_of(path, asset))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
 
@@ -90,13 +125,16 @@ def transfer(
     retry: Retry,
     stop: threading.Event,
     report: Callable[[int], None],
-) -> int:
+    waiting: Callable[[], None] = lambda: None,
+    spare: threading.Semaphore | None = None,
+    piece: int = PIECE,
+) -> tuple[int, dict[str, str]]:
     """Bring an asset from its origin to `target`, which appears whole and verified or not at all.
 
     Parameters
     ----------
     asset : Asset
-        Pins the size and sha256.
+        Pins the size and at least one hash.
     target : Path
         Where the file shall be.
     origin : Origin
@@ -107,146 +145,248 @@ def transfer(
         Once set, the transfer ends with `Stopped` and leaves a part to resume from.
     report : callable
         Called with the number of bytes that are here.
+    waiting : callable
+        Called while another process brings the same asset.
+    spare : threading.Semaphore, optional
+        Counts the connections that may be opened beside the first.
+    piece : int
+        Bytes of a piece; what is missing is cut into pieces when it is longer.
 
     Returns
     -------
-    int
+    received : int
         Bytes that came from the origin; 0 when another process brought them meanwhile.
+    found : dict
+        The hashes of the file.
 
     Raises
     ------
     HashMismatchError
         If the bytes are wrong, and wrong again when brought from the first to the last.
-    FetchError
+    UnreachableError
         If the origin gives no bytes however often it is asked.
     """
+    if asset.size is None:
+        raise ValueError(f"the size of {asset.path} is not known")
+
+    def pause() -> None:
+        waiting()
+        if stop.wait(LOCK_POLL):
+            raise Stopped
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    part, fd = _open_part(asset, target, stop)
-    try:
-        if is_pinned(target, asset):
-            part.unlink()
-            return 0
-        received, found = _fill_and_check(fd, part, asset, origin, retry, stop, report)
-        if found != asset.sha256:
-            os.ftruncate(fd, 0)
-            again, found = _fill_and_check(fd, part, asset, origin, retry, stop, report)
-            received += again
-        if found != asset.sha256:
-            raise HashMismatchError(
-                f"expected {asset.size} bytes with sha256 {asset.sha256}, found {found}, "
-                f"twice{_put_aside(fd, part, target)}; the file was changed at its origin, "
-                "or the manifest is wrong."
-            )
-        os.fsync(fd)
-        part.replace(target)
-        sync_folder(target.parent)
-        return received
-    finally:
-        os.close(fd)  # and with it the lock
-        if part != part_path(asset, target):
-            part.unlink(missing_ok=True)
+    with open_part(part_path(asset, target), asset.size, pause) as part:
+        if target.exists() and target.stat().st_size == asset.size:
+            found = digests_of(target, asset)
+            if not conflict(asset, found):
+                part.discard()
+                return 0, found
+        received = 0
+        for again in (False, True):
+            if again:
+                part.join()
+            filling = _Filling(part, asset, origin, retry, stop, report, spare, piece)
+            found, wrong = filling.run()
+            received += filling.received
+            if wrong is None:
+                _backdate(part)
+                part.finish(target)
+                sync_folder(target.parent)
+                return received, found
+        raise HashMismatchError(
+            f"expected {asset.size} bytes with {pin_of(asset)}, found {wrong}, "
+            f"twice{_put_aside(part, target)}; the file was changed at its origin, "
+            "or the manifest is wrong."
+        )
 
 
-def _fill_and_check(
-    fd: int,
-    part: Path,
-    asset: Asset,
-    origin: Origin,
-    retry: Retry,
-    stop: threading.Event,
-    report: Callable[[int], None],
-) -> tuple[int, str]:
-    """Complete a part; return the bytes received and the sha256, or what was found instead."""
-    received = failures = 0
-    best = os.fstat(fd).st_size
-    while (offset := os.fstat(fd).st_size) < asset.size:
-        try:
-            with origin.open(offset) as (start, chunks):
-                os.ftruncate(fd, start)
-                for chunk in chunks:
-                    _write(fd, chunk)
-                    received += len(chunk)
-                    start += len(chunk)
-                    report(min(start, asset.size))
-                    if stop.is_set():
-                        raise Stopped
-                    if start > asset.size:
-                        break
-            if start < asset.size:
-                raise TransientError(f"the body ended after {start} of {asset.size} bytes")
-        except WrongBytesError as error:
-            return received, str(error)
-        except TransientError as error:
-            if error.restart:
-                os.ftruncate(fd, 0)
-            here = os.fstat(fd).st_size
-            failures = 0 if here > best else failures + 1
-            best = max(here, best)
-            if failures >= retry.attempts:
-                raise FetchError(
-                    f"{failures} attempts in a row failed, the last because {error}; "
-                    f"{here} of {asset.size} bytes are kept: run it again to go on."
-                ) from None
-            if stop.wait(retry.delay(failures, error.wait)):
-                raise Stopped from None
-    size = os.fstat(fd).st_size
-    if size > asset.size:
-        return received, f"at least {size} bytes"
-    return received, sha256_of(part)
-
-
-def _put_aside(fd: int, part: Path, target: Path) -> str:
+def _put_aside(part: Part, target: Path) -> str:
     """Keep wrong bytes for whoever looks into it, and return a clause that says where."""
-    if os.fstat(fd).st_size == 0:
-        part.unlink()
+    if os.fstat(part.fd).st_size == 0:
+        part.discard()
         return ""
     bad = target.with_name(f"{target.name}.bad")
-    part.replace(bad)
+    part.move(bad)
     return f" (kept as {bad})"
 
 
-def _open_part(asset: Asset, target: Path, stop: threading.Event) -> tuple[Path, int]:
-    """Open the part and hold its lock, which ends with the process however that ends."""
-    part = part_path(asset, target)
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    while True:
-        fd = os.open(part, flags, 0o666)
+def _backdate(part: Part) -> None:
+    """Give the file a time in the past: whoever writes to it later gives it another.
+
+    What is known of a finished file is believed while its time and size are the same
+    (`spikedata.cache`); a change within one tick of the file system's clock must not escape.
+    """
+    moment = time.time() - BACKDATE
+    os.utime(part.path, (moment, moment))
+
+
+class _Filling:
+    """One attempt to complete a part, from whatever it has."""
+
+    def __init__(
+        self,
+        part: Part,
+        asset: Asset,
+        origin: Origin,
+        retry: Retry,
+        stop: threading.Event,
+        report: Callable[[int], None],
+        spare: threading.Semaphore | None,
+        piece: int,
+    ):
+        self._part, self._asset, self._origin = part, asset, origin
+        self._retry, self._stop, self._report = retry, stop, report
+        self._spare, self._length = spare, piece
+        self._todo: deque[Piece] = deque()
+        self._halt = threading.Event()  # one connection failed: the others end too
+        self._failure: Exception | None = None
+        self._guard = threading.Lock()
+        self.received = 0
+
+    def run(self) -> tuple[dict[str, str], str | None]:
+        """Return the hashes of the whole part and, if it is not the asset, what it is."""
+        part = self._part
+        if part.size - part.here > self._length and self._spare and self._origin.in_pieces:
+            part.split(self._length)
+        hasher = _Hasher(part, self._asset) if part.size > self._length else None
+        found = None
         try:
-            _lock(fd, stop)
-            if _is_still(fd, part):
-                return part, fd
-        except OSError as error:
-            os.close(fd)
-            if error.errno not in NO_LOCKS:
-                raise
-            # Without locks nobody else may write to the same file; what is left is not resumed.
-            part.unlink(missing_ok=True)
-            part = part.with_name(f"{part.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-            return part, os.open(part, flags | os.O_EXCL, 0o666)
-        except BaseException:
-            os.close(fd)
+            try:
+                self._fill()
+            except _NotInPiecesError:
+                part.join()
+                self._fill()
+        except WrongBytesError as error:
+            return {}, str(error)
+        finally:
+            if hasher is not None:
+                found = hasher.finish()
+        found = found or digests_of(part.path, self._asset)
+        return found, conflict(self._asset, found)
+
+    # -------------------------------------------------------------- connections
+
+    def _fill(self) -> None:
+        """Bring all missing pieces, over this connection and as many more as are free."""
+        self._todo = deque(self._part.missing)
+        self._failure = None
+        self._halt.clear()
+        helpers: list[threading.Thread] = []
+        try:
+            while self._todo:
+                while len(self._todo) > 1 and self._spare and self._spare.acquire(blocking=False):
+                    helpers.append(threading.Thread(target=self._help, daemon=True))
+                    helpers[-1].start()
+                self._bring(self._todo.popleft())
+        except IndexError:  # a helper took the last piece
+            pass
+        except Exception:
+            self._halt.set()
             raise
-        os.close(fd)
+        finally:
+            for helper in helpers:
+                helper.join()
+            if self._failure is not None:
+                raise self._failure
 
-
-def _lock(fd: int, stop: threading.Event) -> None:
-    while True:
+    def _help(self) -> None:
         try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if stop.wait(LOCK_POLL):
-                raise Stopped from None
+            while not self._ended():
+                self._bring(self._todo.popleft())
+        except (IndexError, Stopped):
+            pass
+        except Exception as error:  # for the thread that waits for this one
+            self._failure = self._failure or error
+            self._halt.set()
+        finally:
+            assert self._spare is not None
+            self._spare.release()
+
+    def _ended(self) -> bool:
+        return self._stop.is_set() or self._halt.is_set()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._stop.wait(min(left, STOP_POLL))
+            if self._ended():
+                raise Stopped
+
+    # -------------------------------------------------------------- one piece
+
+    def _bring(self, piece: Piece) -> None:
+        """Complete a piece, however often that takes."""
+        failures, best = 0, piece.at
+        while piece.at < piece.end:
+            try:
+                self._read(piece)
+                if piece.at < piece.end:
+                    raise TransientError(
+                        f"the body ended after {piece.at} of {self._part.size} bytes"
+                    )
+            except TransientError as error:
+                if error.restart:
+                    self._part.restart(piece)
+                failures = 0 if piece.at > best else failures + 1
+                best = max(piece.at, best)
+                if failures >= self._retry.attempts:
+                    raise UnreachableError(
+                        f"{failures} attempts in a row failed, the last because {error}; "
+                        f"{self._part.here} of {self._part.size} bytes are kept: "
+                        "run it again to go on."
+                    ) from None
+                self._pause(self._retry.delay(failures, error.wait))
+
+    def _read(self, piece: Piece) -> None:
+        """Make one request and write what comes."""
+        part, in_order = self._part, self._part.in_order
+        with self._origin.open(piece.at, None if in_order else piece.end) as (start, chunks):
+            if start != piece.at:
+                if not in_order:
+                    raise _NotInPiecesError
+                part.restart(piece)
+            for chunk in chunks:
+                over = len(chunk) - (piece.end - piece.at)
+                if over > 0 and in_order:
+                    raise WrongBytesError(f"at least {piece.at + len(chunk)} bytes")
+                part.write(piece, chunk)
+                with self._guard:
+                    self.received += len(chunk)
+                    self._report(part.here)
+                if self._ended():
+                    raise Stopped
+                if over > 0:  # of the next piece: the server ignores where this one ends
+                    return
 
 
-def _is_still(fd: int, path: Path) -> bool:
-    """Return whether the open file is still the one of that name: its last holder renames it."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
+class _Hasher(threading.Thread):
+    """Hashes a part while it grows, so that little is left to do at its end."""
 
+    def __init__(self, part: Part, asset: Asset):
+        super().__init__(daemon=True)
+        self._part, self._digests = part, Digests(asset)
+        self._restarts = part.restarts
+        self._at = 0
+        self._last = threading.Event()
+        self.start()
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    def run(self) -> None:
+        """Follow the part to its end."""
+        while True:
+            last = self._last.is_set()
+            while self._at < (here := self._part.prefix):
+                block = os.pread(self._part.fd, min(BLOCK, here - self._at), self._at)
+                if not block or self._part.restarts != self._restarts:
+                    return
+                self._digests.update(block)
+                self._at += len(block)
+            if last or self._at == self._part.size:
+                return
+            self._last.wait(HASH_POLL)
+
+    def finish(self) -> dict[str, str] | None:
+        """Return the hashes of the whole part, None if it is not whole or was begun anew."""
+        self._last.set()
+        self.join()
+        whole = self._at == self._part.size and self._part.restarts == self._restarts
+        return self._digests.found() if whole else None

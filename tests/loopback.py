@@ -26,7 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
-from spikedata.fetch import FetchResult, asset_path, fetch_asset
+from spikedata.bring import FetchResult, fetch_asset
+from spikedata.cache import asset_path
 from spikedata.manifest import Asset, Dataset, HttpsSource, Manifest, Source
 from spikedata.transfer import Retry, part_path
 from tests.archive import NOT_FOUND, Answer, Holdings, Place, RemoteAsset, Request, digests, in_xml
@@ -65,8 +66,12 @@ def manifest_of(source: Source, *assets: Asset) -> Manifest:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the names of all files in and below a folder."""
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """Return the names of all files in and below a folder, but for citations and records."""
+    return sorted(
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and path.stem.lower() != "citations" and "verified" not in path.parts
+    )
 
 
 @dataclass

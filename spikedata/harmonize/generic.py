@@ -94,7 +94,7 @@ def harmonize(path: Path, dataset: Dataset, asset: Asset) -> Recording:
 def _about(dataset: Dataset, asset: Asset) -> dict[str, str]:
     found = {
         "dataset": dataset.id, "session": asset.session, "subject": asset.subject,
-        "task": asset.task, "role": asset.role, "licence": dataset.licence,
+        "task": asset.task, "licence": dataset.licence,
         "citation": dataset.citation, "doi": dataset.doi or "", "source_file": asset.path,
     }  # fmt: skip
     return {name: text for name, text in found.items() if text}

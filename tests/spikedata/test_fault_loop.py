@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from spikedata.fetch import FetchResult, asset_path, fetch
+from spikedata.bring import FetchResult
+from spikedata.cache import asset_path
+from spikedata.fetch import fetch
 from spikedata.manifest import DandiSource, HttpsSource, Manifest, Source, ZenodoSource
 from spikedata.transfer import Retry
 from tests.archive import Place

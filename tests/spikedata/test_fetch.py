@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from spikedata.cache import asset_path, default_cache
 from spikedata.errors import FetchError, HashMismatchError
-from spikedata.fetch import asset_path, default_cache, fetch
+from spikedata.fetch import fetch
 from spikedata.manifest import Asset, DandiSource, FileSource, HttpsSource, Manifest
 from tests.loopback import QUICK, Loopback, fetch_raising, files_in, manifest_of, only, part_of, pin
 
@@ -177,7 +178,7 @@ def test_a_missing_file_is_named(tmp_path):
 
     assert result.message == (
         f"data/a (a.nwb): there is no file {tmp_path / 'a.nwb'}; name the folder that has it "
-        "with --from, put it there, or correct `root` or `path`."
+        "with --from-folder, put it there, or correct `root` or `path`."
     )
 
 
@@ -187,7 +188,7 @@ def test_an_offline_folder_is_used_before_the_network(server, manifest, tmp_path
     (folder / place).parent.mkdir(parents=True)
     (folder / place).write_bytes(DATA)
 
-    result = only(fetch(manifest, tmp_path / "cache", offline_folder=folder))
+    result = only(fetch(manifest, tmp_path / "cache", from_folder=folder))
 
     assert result.message == f"copied from {folder / place}"
     assert result.path.read_bytes() == DATA
@@ -197,7 +198,7 @@ def test_an_offline_folder_is_used_before_the_network(server, manifest, tmp_path
 def test_an_offline_file_with_another_hash_is_not_taken(server, manifest, tmp_path):
     (tmp_path / "a.nwb").write_bytes(b"x" + DATA[1:])
 
-    result = only(fetch(manifest, tmp_path / "cache", offline_folder=tmp_path))
+    result = only(fetch(manifest, tmp_path / "cache", from_folder=tmp_path))
 
     assert result.path.read_bytes() == DATA
     assert len(server.log) == 1
@@ -208,14 +209,14 @@ def test_an_offline_folder_that_did_not_help_is_named_when_the_network_fails(
 ):
     server.inject("files", status=404)
 
-    result = only(fetch(manifest, tmp_path / "cache", offline_folder=tmp_path))
+    result = only(fetch(manifest, tmp_path / "cache", from_folder=tmp_path))
 
     assert f"{tmp_path} has no file with that hash" in result.message
 
 
 def test_an_offline_folder_that_is_none_is_refused(manifest, tmp_path):
     with pytest.raises(FetchError, match="is not a folder"):
-        fetch(manifest, tmp_path, offline_folder=tmp_path / "nowhere")
+        fetch(manifest, tmp_path, from_folder=tmp_path / "nowhere")
 
 
 # ------------------------------------------------------------------ where assets lie

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spikedata.fetch import asset_path
+from spikedata.cache import asset_path
 from spikedata.ingest import ingest, ingest_asset
 from spikedata.manifest import Manifest
 from spikedata.recording import Recording

@@ -18,9 +18,11 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spikedata import transfer as transfer_module
+from spikedata import part as part_module
+from spikedata.bring import fetch_asset
+from spikedata.cache import asset_path
 from spikedata.errors import FetchError, HashMismatchError
-from spikedata.fetch import asset_path, fetch, fetch_asset, plan
+from spikedata.fetch import fetch, plan
 from spikedata.manifest import HttpsSource, Manifest
 from spikedata.origins import retry_after
 from spikedata.transfer import Retry, Stopped, part_path
@@ -283,14 +285,24 @@ def test_whatever_servers_do_a_file_is_right_or_absent_and_a_later_run_brings_it
 def test_plan_tells_present_resume_and_download_apart(manifest, tmp_path):
     ((dataset, asset),) = manifest.items()
     path = asset_path(tmp_path, dataset, asset)
-    steps = [plan(asset, path)]
+    seen = plan(manifest, tmp_path)
     path.parent.mkdir(parents=True)
-    part_path(asset, path).write_bytes(DATA[:10])
-    steps.append(plan(asset, path))
+    part_path(asset, path).write_bytes(DATA[:8192])
+    seen += plan(manifest, tmp_path)
     path.write_bytes(DATA)
-    steps.append(plan(asset, path))
+    seen += plan(manifest, tmp_path)
+    fetch(manifest, tmp_path)
+    path.unlink()
+    fetch(manifest, tmp_path)
+    seen += plan(manifest, tmp_path)
 
-    assert steps == ["download", "resume", "present"]
+    assert [(one.step, one.missing) for one in seen] == [
+        ("download", len(DATA)),
+        ("resume", len(DATA) - 8192),
+        ("check", 0),
+        ("present", 0),
+    ]
+    assert {(one.path, one.size) for one in seen} == {(path, len(DATA))}
 
 
 @pytest.mark.parametrize(
@@ -444,7 +456,7 @@ def test_without_file_locks_a_fetch_works_and_leaves_no_part(
     def flock(fd: int, how: int) -> None:
         raise OSError(errno.ENOSYS, "no locks here")
 
-    monkeypatch.setattr(transfer_module.fcntl, "flock", flock)
+    monkeypatch.setattr(part_module.fcntl, "flock", flock)
     server.inject("files", cut=300_000)
     server.inject("files", status=status)
 
@@ -471,15 +483,15 @@ def test_a_transfer_that_is_told_to_stop_leaves_a_part_to_resume(server, manifes
 
 
 def test_a_full_disk_gives_a_sentence_and_keeps_the_part(manifest, tmp_path, monkeypatch):
-    write = os.write
+    write = os.pwrite
 
-    def full(fd: int, data: bytes) -> int:
-        if os.fstat(fd).st_size > 200_000:
+    def full(fd: int, data: bytes, at: int) -> int:
+        if at > 200_000:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, data)
+        return write(fd, data[:150_000], at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer_module.os, "write", full)
+        patch.setattr(part_module.os, "pwrite", full)
         result = only(fetch(manifest, tmp_path))
 
     assert result.status == "failed"
@@ -495,10 +507,10 @@ def test_a_folder_without_permission_gives_a_sentence(manifest, tmp_path):
 
 
 def test_a_refused_write_gives_a_sentence(manifest, tmp_path, monkeypatch):
-    def refused(fd: int, data: bytes) -> int:
+    def refused(fd: int, data: bytes, at: int) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(transfer_module.os, "write", refused)
+    monkeypatch.setattr(part_module.os, "pwrite", refused)
 
     assert "no permission for" in only(fetch(manifest, tmp_path)).message
 

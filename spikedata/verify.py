@@ -1,0 +1,148 @@
+"""Reads every byte of fetched assets again and compares it with what was pinned or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from spikedata.cache import Record, as_recorded, asset_path
+from spikedata.digests import conflict, digests_of, pin_of
+from spikedata.manifest import Asset, Manifest
+from spikedata.progress import Progress, silent
+
+__all__ = ["VerifyResult", "verify", "verify_cache"]
+
+Status = Literal["right", "wrong", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """Whether one file holds what it should.
+
+    Attributes
+    ----------
+    name : str
+        The recording that the asset becomes, or the file's path in the cache.
+    path : Path
+        The file.
+    status : {"right", "wrong", "missing"}
+        What was found.
+    message : str
+        What was expected, what was found, and what to do; ``""`` when it is right.
+    """
+
+    name: str
+    path: Path
+    status: Status
+    message: str = ""
+
+
+def verify(
+    manifest: Manifest, cache: Path, *, jobs: int = 2, progress: Progress = silent
+) -> list[VerifyResult]:
+    """Compare every asset of a manifest in the cache with its pins, byte for byte.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What should be there.
+    cache : Path
+        The cache folder.
+    jobs : int
+        Files read at a time.
+    progress : Progress
+        Called as files are finished.
+
+    Returns
+    -------
+    list of VerifyResult
+        One per asset, in the order of the manifest. Nothing is changed: `spikedata.fetch`
+        replaces a wrong file.
+    """
+
+    def check(name: str, path: Path, asset: Asset, known: Asset) -> VerifyResult:
+        if not path.is_file():
+            return VerifyResult(name, path, "missing", f"{name}: {asset.path} was not fetched.")
+        if not known.is_pinned:
+            return VerifyResult(
+                name, path, "wrong", f"{name}: neither the manifest nor a fetch knows its hash."
+            )
+        return _compare(name, path, known)
+
+    tasks = [
+        partial(
+            check,
+            dataset.recording_id(asset),
+            asset_path(cache, dataset, asset),
+            asset,
+            as_recorded(cache, dataset, asset),
+        )
+        for dataset, asset in manifest.items()
+    ]
+    return _run(tasks, jobs, progress)
+
+
+def verify_cache(cache: Path, *, jobs: int = 2, progress: Progress = silent) -> list[VerifyResult]:
+    """Compare every file that was ever fetched into the cache with what it was then.
+
+    Returns
+    -------
+    list of VerifyResult
+        One per file, by path. A file that no fetch recorded is "wrong": it was put there by hand
+        (``spikedata fetch --from-folder`` adopts such files).
+    """
+
+    def check(path: Path) -> VerifyResult:
+        name = str(path.relative_to(cache / "assets"))
+        try:
+            content = (cache / "verified" / f"{name}.json").read_bytes()
+            known = Record.model_validate_json(content)
+        except (OSError, ValidationError):
+            return VerifyResult(name, path, "wrong", f"{name}: no fetch has recorded this file.")
+        pins = known.model_dump(exclude={"mtime_ns"})
+        return _compare(name, path, Asset(path=name, session="file", **pins))
+
+    tasks = [partial(check, path) for path in _assets(cache)]
+    return _run(tasks, jobs, progress)
+
+
+def _assets(cache: Path) -> Iterator[Path]:
+    """Yield the files of the cache that are assets: two folders deep, and finished."""
+    for path in sorted((cache / "assets").glob("*/*/**/*")):
+        if path.is_file() and path.suffix not in (".part", ".pieces", ".bad"):
+            yield path
+
+
+def _compare(name: str, path: Path, asset: Asset) -> VerifyResult:
+    size = path.stat().st_size
+    found = None if size != asset.size else conflict(asset, digests_of(path, asset))
+    if size == asset.size and found is None:
+        return VerifyResult(name, path, "right")
+    return VerifyResult(
+        name,
+        path,
+        "wrong",
+        f"{name}: {path} has {size} bytes{f' and {found}' if found else ''}, expected {asset.size} "
+        f"and {pin_of(asset)}; fetch it again, or set it aside to look into it.",
+    )
+
+
+def _run(
+    tasks: list[Callable[[], VerifyResult]], jobs: int, progress: Progress
+) -> list[VerifyResult]:
+    results: list[VerifyResult] = []
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        try:
+            for result in pool.map(lambda task: task(), tasks):
+                results.append(result)
+                progress("verify", len(results), len(tasks))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results

@@ -1,0 +1,162 @@
+"""What spikedata knows of Zenodo: the files of a record, which never changes, and their MD5."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from spikedata.digests import agree
+from spikedata.errors import FetchError
+from spikedata.manifest import Asset, ZenodoSource
+from spikedata.origins import (
+    RETRY_STATUSES,
+    Listed,
+    Listing,
+    TransientError,
+    host_of,
+    open_session,
+    raise_if_transient,
+    retry_after,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["Zenodo"]
+
+PUBLIC = "https://zenodo.org/api"
+
+
+class Zenodo:
+    """One record of Zenodo, or of another server with its API.
+
+    Parameters
+    ----------
+    source : ZenodoSource
+        The record, and the API if it is not the public one.
+    timeout : float
+        Seconds without an answer after which an attempt has failed.
+    """
+
+    presigned = False
+
+    def __init__(self, source: ZenodoSource, *, timeout: float = 30.0):
+        self._source = source
+        self._api = (source.api_url or PUBLIC).rstrip("/")
+        self._timeout = timeout
+        self._guard = threading.Lock()
+        self._session: requests.Session | None = None
+        self._listed: dict[str, Listed] | None = None
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._session is not None:
+            self._session.close()
+
+    def list_ahead(self) -> None:
+        """Ask for the record, which has all files.
+
+        Raises
+        ------
+        FetchError, TransientError
+            As `find`.
+        """
+        with self._guard:
+            if self._listed is None:
+                self._listed = {one.path: one for one in self._read(self._source.record).files}
+
+    def find(self, asset: Asset) -> Asset:
+        """Return an asset with the size and MD5 that the record states; its pins must agree.
+
+        Raises
+        ------
+        HashMismatchError
+            If the record states another size or MD5.
+        FetchError
+            If the record has no such file, or there is no such record.
+        TransientError
+            If another attempt may succeed.
+        """
+        self.list_ahead()
+        listed = (self._listed or {}).get(asset.path)
+        if listed is None:
+            raise FetchError(f"{self} has no file {asset.path}; check the path and the record.")
+        agree(asset, listed, str(self))
+        return asset.model_copy(update={"size": listed.size, "md5": asset.md5 or listed.md5})
+
+    def locate(self, asset: Asset) -> str:
+        """Return the address of the bytes of an asset."""
+        return f"{self._api}/records/{self._source.record}/files/{quote(asset.path)}/content"
+
+    def newest(self) -> Listing:
+        """Return the newest version of the record.
+
+        Raises
+        ------
+        FetchError
+            If there is no such record.
+        TransientError
+            If another attempt may succeed.
+        """
+        return self._read(f"{self._source.record}/versions/latest")
+
+    def _read(self, which: str) -> Listing:
+        """Ask for a record once."""
+        body = self._get(f"{self._api}/records/{which}")
+        about = body.get("metadata") or {}
+        files = tuple(
+            Listed(
+                path=str(one.get("key")),
+                size=int(one.get("size") or 0),
+                md5=str(one.get("checksum") or "").removeprefix("md5:") or None,
+            )
+            for one in body.get("files") or []
+        )
+        names = "; ".join(str(one.get("name")) for one in about.get("creators") or [])
+        title = str(about.get("title") or "")
+        doi = body.get("doi") or about.get("doi")
+        year = str(about.get("publication_date") or "")[:4]
+        return Listing(
+            version=str(body.get("id") or self._source.record),
+            title=title,
+            licence=_spdx(str((about.get("license") or {}).get("id") or "")),
+            citation=f"{names} ({year}) {title} [Data set]. Zenodo. https://doi.org/{doi}",
+            doi=doi,
+            files=files,
+        )
+
+    def _get(self, url: str) -> dict:
+        import requests
+
+        if self._session is None:
+            self._session = open_session(presigned=True)  # open data: no password of ~/.netrc
+        try:
+            reply = self._session.get(url, timeout=self._timeout)
+        except requests.RequestException as error:
+            raise_if_transient(error, self._timeout)
+            raise FetchError(f"{self} cannot be asked: {error}.") from None
+        if reply.status_code in RETRY_STATUSES:
+            raise TransientError(
+                f"{self} answered {reply.status_code} {reply.reason}", wait=retry_after(reply)
+            )
+        if not reply.ok:
+            raise FetchError(
+                f"{self} answered {reply.status_code} {reply.reason}; check the record's number."
+            )
+        try:
+            body = reply.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise FetchError(f"{self} did not answer in JSON; is its address that of a Zenodo API?")
+        return body
+
+    def __str__(self) -> str:
+        place = "Zenodo" if self._source.api_url is None else host_of(self._api)
+        return f"{place} record {self._source.record}"
+
+
+def _spdx(licence: str) -> str:
+    """Return a licence as SPDX writes it: Zenodo has ``cc-by-4.0``."""
+    return licence.upper() if licence.startswith("cc") else licence
