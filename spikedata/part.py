@@ -17,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spikedata.files import write_whole
-
 __all__ = ["PIECE", "Part", "Piece", "open_part"]
 
 PIECE = 64 << 20  # bytes; long enough that asking for one costs nothing, short enough to share
@@ -55,6 +53,7 @@ class Part:
         self.restarts = 0  # times that bytes once counted as here were given up
         self._keep = keep
         self._journal = path.with_suffix(".pieces")
+        self._beside = path.with_suffix(".pieces.new")  # one name: the lock is held
         self._guard = threading.Lock()
         self.pieces = self._load()
 
@@ -88,7 +87,7 @@ class Part:
             if pieces is not None:
                 return pieces
             length = self.size + 1  # how much of it is here, nobody knows
-        self._journal.unlink(missing_ok=True)
+        self._forget_pieces()
         if length > self.size:
             os.ftruncate(self.fd, 0)
             length = 0
@@ -113,7 +112,7 @@ class Part:
         self.pieces = [Piece(0, 0, self.size)]
         self.restarts += 1
         os.ftruncate(self.fd, 0)
-        self._journal.unlink(missing_ok=True)
+        self._forget_pieces()
 
     def restart(self, piece: Piece) -> None:
         """Give up what is here of a piece."""
@@ -137,7 +136,8 @@ class Part:
         if not self.in_order:
             with self._guard:
                 open_ones = [[one.start, one.at, one.end] for one in self.missing]
-                write_whole(self._journal, json.dumps(open_ones), sync=False)
+                self._beside.write_text(json.dumps(open_ones))
+                self._beside.replace(self._journal)
 
     # -------------------------------------------------------------- the end
 
@@ -148,13 +148,17 @@ class Part:
 
     def move(self, target: Path) -> None:
         """Rename the file."""
-        self._journal.unlink(missing_ok=True)  # first: a whole part needs none
+        self._forget_pieces()  # first: a whole part needs no journal
         self.path.replace(target)
 
     def discard(self) -> None:
         """Remove the file."""
-        self._journal.unlink(missing_ok=True)
+        self._forget_pieces()
         self.path.unlink(missing_ok=True)
+
+    def _forget_pieces(self) -> None:
+        self._beside.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
 
     def __enter__(self) -> Part:
         return self

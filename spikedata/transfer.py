@@ -274,10 +274,13 @@ class _Filling:
         helpers: list[threading.Thread] = []
         try:
             while self._todo:
-                while len(self._todo) > 1 and self._spare and self._spare.acquire(blocking=False):
+                if self._ended():
+                    raise Stopped
+                if len(self._todo) > 1 and self._spare and self._spare.acquire(blocking=False):
                     helpers.append(threading.Thread(target=self._help, daemon=True))
                     helpers[-1].start()
-                self._bring(self._todo.popleft())
+                else:
+                    self._bring(self._todo.popleft())
         except IndexError:  # a helper took the last piece
             pass
         except Exception:
@@ -288,6 +291,8 @@ class _Filling:
                 helper.join()
             if self._failure is not None:
                 raise self._failure
+        if self._part.missing:  # a helper was told to stop
+            raise Stopped
 
     def _help(self) -> None:
         try:
