@@ -445,7 +445,7 @@ def fetch_and_save_often(url: str, cache: Path) -> None:
 
 
 def test_killed_in_the_middle_of_pieces_little_is_brought_twice(server, manifest, tmp_path):
-    server.inject("files", drip=(10_000, 0.01), times=None)
+    server.inject("files", drip=(10_000, 0.03), times=None)
     url = server.url("files") + "/data/"
     context = multiprocessing.get_context("forkserver")
     child = context.Process(target=partial(fetch_and_save_often, url, tmp_path))
@@ -509,6 +509,33 @@ def test_a_defect_in_a_helping_thread_reaches_the_caller(server, manifest, tmp_p
 
     with pytest.raises(KeyError, match="gone"):
         fetch_in_pieces(manifest, tmp_path)
+
+
+def test_no_helper_is_started_for_a_piece_that_another_failed_to_bring(server, manifest, tmp_path):
+    """Else one helper after the other ends at once, and the transfer never does."""
+
+    class Slow(threading.Semaphore):
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            time.sleep(0.05)  # the helper before this one has failed meanwhile
+            return super().acquire(blocking, timeout)
+
+    server.inject("files", status=403, times=None)
+    ((dataset, asset),) = manifest.items()
+    errors: list[FetchError] = []
+
+    def bring() -> None:
+        with Bringer(manifest, tmp_path, piece=PIECE, retry=QUICK) as bringer:
+            try:
+                bringer.bring(dataset, asset, spare=Slow(3))
+            except FetchError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=bring, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+
+    assert len(errors) == 1
+    assert len(server.log) < 4
 
 
 def test_a_refused_piece_says_which_asset_and_why(server, manifest, tmp_path):
