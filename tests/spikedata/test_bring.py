@@ -79,6 +79,17 @@ def test_a_mirror_with_wrong_bytes_is_not_believed(server, manifest, tmp_path):
     assert paths(server)[-1] == SOURCE
 
 
+@pytest.mark.xfail(reason="the .bad file of a mirror stays beside the right one")
+def test_wrong_bytes_of_a_mirror_do_not_stay_once_the_source_gave_the_right_ones(
+    server, manifest, tmp_path
+):
+    server.files[LABELLED] = DATA[::-1]
+
+    fetch_mirrored(server, manifest, tmp_path)
+
+    assert files_in(tmp_path) == ["a.nwb"]
+
+
 @pytest.mark.parametrize("other", [DATA[:-1], DATA + b"x", b"<html>log in</html>"])
 def test_a_mirror_with_another_size_is_not_believed(server, manifest, tmp_path, other):
     server.files[LABELLED] = server.files[PLAIN] = other
@@ -277,6 +288,17 @@ def test_a_server_that_is_down_does_not_spoil_another_dataset(server, tmp_path):
     both = up.model_copy(update={"datasets": (down, *up.datasets)})
 
     results = fetch(both, tmp_path, retry=QUICK)
+
+    assert [result.status for result in results] == ["failed", "done"]
+
+
+@pytest.mark.xfail(reason="the look at the room on the disk raises for all of them")
+def test_an_asset_that_would_lie_outside_the_cache_stops_no_other(server, tmp_path):
+    manifest = server.serve("x/a.nwb", "y/b.nwb", data=DATA)
+    (tmp_path / "cache/assets/data/https").mkdir(parents=True)
+    (tmp_path / "cache/assets/data/https/x").symlink_to(tmp_path)
+
+    results = fetch(manifest, tmp_path / "cache", retry=QUICK)
 
     assert [result.status for result in results] == ["failed", "done"]
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikedata import part as part_module
@@ -63,6 +63,7 @@ steps = st.lists(
 )
 
 
+@settings(max_examples=150)
 @given(size=st.integers(1, SIZE), prefix=st.integers(0, SIZE), steps=steps)
 def test_a_part_says_of_each_byte_what_a_set_of_offsets_says(size, prefix, steps):
     """Closing loses nothing; a kill loses less of a piece than is written between two saves."""
@@ -183,6 +184,28 @@ def test_pieces_are_known_when_a_part_is_opened_again(tmp_path):
 
     with opened(tmp_path) as part:
         assert said(part) == set(range(500, 600))
+
+
+def test_a_killed_part_loses_less_of_a_piece_than_is_written_between_two_saves(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(part_module, "SAVE_EVERY", 64)
+    part = opened(tmp_path)
+    part.split(500)
+    for at in range(500, 800, 10):
+        part.write(part.pieces[1], DATA[at : at + 10])
+    kill(part)
+
+    with opened(tmp_path) as part:
+        assert 300 - 64 < part.here <= 300
+
+
+def test_a_split_in_other_lengths_ends_at_their_multiples_and_at_the_old_ends(tmp_path):
+    with opened(tmp_path) as part:
+        part.split(400)
+        part.split(300)
+
+        assert [piece.end for piece in part.pieces] == [300, 400, 600, 800, 900, 1000]
 
 
 @pytest.mark.parametrize(

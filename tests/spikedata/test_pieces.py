@@ -168,6 +168,13 @@ def test_a_small_asset_is_not_cut(server, tmp_path):
     assert server.ranges("files") == [None]
 
 
+@pytest.mark.xfail(reason="with one job there is nobody to share pieces with, yet all are cut")
+def test_with_one_job_an_asset_is_not_cut(server, manifest, tmp_path):
+    fetch_in_pieces(manifest, tmp_path, jobs=1)
+
+    assert server.ranges("files") == [None]
+
+
 def test_a_file_of_this_machine_is_not_cut(tmp_path):
     (tmp_path / "a.nwb").write_bytes(DATA)
     manifest = manifest_of(FileSource(kind="file", root=str(tmp_path)), pin("a.nwb", DATA))

@@ -218,5 +218,13 @@ def test_unfinished_files_and_those_set_aside_are_no_assets(cache, name):
     assert {one.status for one in verify_cache(cache)} == {"right"}
 
 
+@pytest.mark.xfail(reason="what a kill left of a journal is taken for an asset")
+@pytest.mark.parametrize("name", ["a.nwb.abc.pieces.new", ".a.nwb.1a2b3c4d"])
+def test_what_a_kill_left_of_a_file_written_whole_is_no_asset(cache, name):
+    (cache / "assets/data/file" / name).write_text("[]")
+
+    assert {one.status for one in verify_cache(cache)} == {"right"}
+
+
 def test_an_empty_cache_has_nothing_to_verify(tmp_path):
     assert verify_cache(tmp_path) == []
