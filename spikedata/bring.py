@@ -89,6 +89,8 @@ class Bringer:
         stop: threading.Event | None = None,
         piece: int = PIECE,
     ):
+        if mirror is not None and not mirror.startswith(("http://", "https://")):
+            raise FetchError(f"The mirror '{mirror}' is no http or https address.")
         self._manifest, self._cache = manifest, cache
         self._folder, self._mirror, self._offline = folder, mirror, offline
         self._retry, self._stop = retry or Retry(), stop or threading.Event()
@@ -187,10 +189,10 @@ class Bringer:
                 report(asset.size or 0)
                 return FetchResult(recording_id, path, "skipped")
 
-            def take(asset: Asset, origin: Origin, retry: Retry) -> int:
+            def take(asset: Asset, origin: Origin, retry: Retry, tries: int = 2) -> int:
                 received, found = transfer(
                     asset, path, origin, retry=retry, stop=self._stop, report=report,
-                    waiting=waiting, spare=spare, piece=self._piece,
+                    waiting=waiting, spare=spare, piece=self._piece, tries=tries,
                 )  # fmt: skip
                 record(self._cache, dataset, asset, found)
                 report(asset.size or 0)
@@ -209,7 +211,7 @@ class Bringer:
         dataset: Dataset,
         asset: Asset,
         path: Path,
-        take: Callable[[Asset, Origin, Retry], int],
+        take: Callable[..., int],
     ) -> tuple[int, str]:
         """Try the folder, the mirror, the source; return the bytes that came, and a remark."""
         local = self._folder.find(asset) if self._folder and asset.is_pinned else None
@@ -228,7 +230,7 @@ class Bringer:
             for place in (label, asset.path):
                 url = url_below(self._mirror, place)
                 try:
-                    received = take(asset, self._http(url, asset), quick)
+                    received = take(asset, self._http(url, asset), quick, 1)
                 except FetchError:
                     continue  # the source has the last word
                 return received, f"from the mirror{', resumed' if resumed and received else ''}"

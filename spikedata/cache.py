@@ -139,8 +139,11 @@ def as_recorded(cache: Path, dataset: Dataset, asset: Asset) -> Asset:
     known = None if asset.size is not None and asset.sha256 else read_record(cache, dataset, asset)
     if known is None:
         return asset
-    pins = {name: getattr(asset, name) or getattr(known, name) for name in ("size", *PINS)}
-    return asset.model_copy(update=pins)
+    pinned = asset.model_dump(include={"size", *PINS}, exclude_none=True)
+    found = known.model_dump(include={"size", *PINS}, exclude_none=True)
+    if any(found.get(name, pin) != pin for name, pin in pinned.items()):
+        return asset  # it was another file
+    return asset.model_copy(update=found | pinned)
 
 
 def is_verified(cache: Path, dataset: Dataset, asset: Asset, *, believe: bool = True) -> bool:

@@ -12,7 +12,9 @@ __all__ = ["bibtex", "citation_text", "write_citations"]
 
 YEAR = r"\(((?:19|20)\d\d)\)"
 ESCAPED = {
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{mark: f"\\{mark}" for mark in "&%$#_"},
+    "{": r"\textbraceleft{}",  # BibTeX counts braces, escaped or not
+    "}": r"\textbraceright{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
@@ -55,8 +57,8 @@ def bibtex(dataset: Dataset) -> str:
     year = re.search(YEAR, dataset.citation)
     fields = {"title": f"{{{_escape(dataset.title)}}}"}
     authors = dataset.citation[: year.start()] if year else ""
-    if year and "," in authors:
-        people = [one.strip(" .") for one in authors.split(";")]
+    if year and ("," in authors or ";" in authors):
+        people = [one.strip() for one in authors.split(";")]
         fields["author"] = " and ".join(_escape(one) for one in people if one)
         fields["year"] = year[1]
     if dataset.doi:

@@ -15,7 +15,7 @@ import os
 import re
 import threading
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from spikedata.digests import agree
 from spikedata.errors import FetchError
@@ -188,7 +188,7 @@ class Dandi:
             if one.path == asset.path
         ]
         if not there:
-            raise FetchError(f"{message} and nothing at that path; pin the asset anew.")
+            raise FetchError(f"{message} and no file at that path; pin the asset anew.")
         for one in there:
             if one.size == asset.size and one.sha256 and one.sha256 == asset.sha256:
                 return asset.model_copy(update={"asset_id": one.asset_id})
@@ -214,9 +214,10 @@ class Dandi:
                 raise FetchError(f"{self} has no assets (404); check the dandiset and the version.")
             page = self._json(reply)
             for row in page.get("results") or []:
-                found[str(row.get("asset_id"))] = self._listed_from(row)
+                if not row.get("zarr"):
+                    found[str(row.get("asset_id"))] = self._listed_from(row)
             address, params = page.get("next") or "", None
-            if address and host_of(address) != host_of(self._client.api_url):
+            if address and urlsplit(address)[:2] != urlsplit(self._client.api_url)[:2]:
                 raise FetchError(f"{self} lists assets on at {host_of(address)}, another server.")
         return list(found.values())
 
@@ -225,7 +226,7 @@ class Dandi:
         about = row.get("metadata") or {}
         asset_id = str(row.get("asset_id"))
         digest = about.get("digest") or {}
-        if row.get("zarr") or "dandi:dandi-zarr-checksum" in digest:
+        if about.get("encodingFormat") == "application/x-zarr":
             raise FetchError(f"asset {asset_id} of {self} is a Zarr; only files are fetched.")
         for address in about.get("contentUrl") or []:
             if "/blobs/" in address:

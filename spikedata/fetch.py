@@ -179,7 +179,7 @@ def fetch(
         piece=piece,
     ) as bringer:  # fmt: skip
         completed = bringer.complete()
-        _refuse_if_full(manifest.name, plan(completed, cache, folder=folder), cache)
+        _refuse_if_full(completed, cache, folder)
 
         def bring(dataset: Dataset, asset: Asset) -> FetchResult:
             recording_id = dataset.recording_id(asset)
@@ -194,7 +194,7 @@ def fetch(
                     asset,
                     report=_sparse(tell, asset.size),
                     waiting=partial(tell, 0, ", which another process brings"),
-                    spare=spare,
+                    spare=spare if jobs > 1 else None,
                 )
             except FetchError as error:
                 where = cache / "assets" / dataset.id
@@ -211,13 +211,17 @@ def fetch(
     return results
 
 
-def _refuse_if_full(name: str, planned: Sequence[Planned], cache: Path) -> None:
+def _refuse_if_full(manifest: Manifest, cache: Path, folder: Folder | None) -> None:
+    planned = []
+    for dataset, asset in manifest.items():
+        with suppress(FetchError, OSError):  # that asset fails on its own
+            planned.append(_plan(dataset, asset, cache, folder))
     needed, free = space_needed(planned, cache)
     if needed > free:
         raise FetchError(
-            f"{name} needs {needed / 1e9:.2f} GB more in {cache}, where {free / 1e9:.2f} GB are "
-            f"free; free some, name another folder with --cache or {CACHE_VARIABLE}, or select "
-            "less. Nothing was fetched."
+            f"{manifest.name} needs {needed / 1e9:.2f} GB more in {cache}, where "
+            f"{free / 1e9:.2f} GB are free; free some, name another folder with --cache or "
+            f"{CACHE_VARIABLE}, or select less. Nothing was fetched."
         )
 
 

@@ -29,7 +29,9 @@ class Folder:
 
     def __init__(self, root: Path):
         if not root.is_dir():
-            raise FetchError(f"The folder {root} to take files from is not a folder.")
+            error = FetchError(f"The folder {root} to take files from is not a folder.")
+            error.exit_code = 2
+            raise error
         self.root = root
         self._guard = threading.Lock()
         self._by_size: dict[int, list[Path]] | None = None

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from spikedata.errors import FetchError
 
@@ -247,7 +247,10 @@ def url_below(base: str, path: str) -> str:
 
 def host_of(url: str | None) -> str:
     """Return the host and port of an address, fit for a message."""
-    return (url or "").partition("://")[2].partition("/")[0].rpartition("@")[2] or "the server"
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2] or "the server"
+    except ValueError:  # no address at all
+        return "the server"
 
 
 def retry_after(reply: requests.Response) -> float:

@@ -128,7 +128,7 @@ class Part:
             done = os.pwrite(self.fd, view, piece.at)
             before, piece.at = piece.at, piece.at + done
             view = view[done:]
-            if before // SAVE_EVERY != piece.at // SAVE_EVERY:
+            if before // SAVE_EVERY != piece.at // SAVE_EVERY or piece.at == piece.end:
                 self.save()
 
     def save(self) -> None:
@@ -204,7 +204,8 @@ def open_part(path: Path, size: int, pause: Callable[[], None]) -> Part:
             if error.errno not in NO_LOCKS:
                 raise
             # Without locks nobody else may write to the same file; what is left is not resumed.
-            path.unlink(missing_ok=True)
+            for left in (path, path.with_suffix(".pieces"), path.with_suffix(".pieces.new")):
+                left.unlink(missing_ok=True)
             own = path.with_name(f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
             return Part(own, os.open(own, flags | os.O_EXCL, 0o666), size, keep=False)
         except BaseException:
@@ -217,9 +218,11 @@ def _read_journal(path: Path, size: int) -> list[Piece] | None:
     """Return the pieces that a journal lists, None if it is not a sound one."""
     try:
         rows = json.loads(path.read_bytes())
-        if not all(len(row) == 3 and all(type(bound) is int for bound in row) for row in rows):
+        if not isinstance(rows, list) or not all(
+            len(row) == 3 and all(type(bound) is int for bound in row) for row in rows
+        ):
             return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     last = 0
     for start, at, end in rows:

@@ -31,6 +31,7 @@ __all__ = ["Retry", "Stopped", "is_pinned", "part_path", "retrying", "transfer"]
 
 LOCK_POLL = STOP_POLL = 0.1  # seconds
 HASH_POLL = 0.02  # seconds
+FLUSH_EVERY = 16 << 20  # bytes
 RETRY_AFTER_MAX = 300.0  # seconds; a server that asks for more is asked again anyway
 BACKDATE = 10.0  # seconds before now: the time of a finished file, so that any change shows
 
@@ -128,6 +129,7 @@ def transfer(
     waiting: Callable[[], None] = lambda: None,
     spare: threading.Semaphore | None = None,
     piece: int = PIECE,
+    tries: int = 2,
 ) -> tuple[int, dict[str, str]]:
     """Bring an asset from its origin to `target`, which appears whole and verified or not at all.
 
@@ -151,6 +153,8 @@ def transfer(
         Counts the connections that may be opened beside the first.
     piece : int
         Bytes of a piece; what is missing is cut into pieces when it is longer.
+    tries : int
+        How often wrong bytes are accepted as an accident. With 1 they are not kept either.
 
     Returns
     -------
@@ -162,7 +166,7 @@ def transfer(
     Raises
     ------
     HashMismatchError
-        If the bytes are wrong, and wrong again when brought from the first to the last.
+        If the bytes are wrong, and as often as there are `tries`.
     UnreachableError
         If the origin gives no bytes however often it is asked.
     """
@@ -181,9 +185,9 @@ def transfer(
             if not conflict(asset, found):
                 part.discard()
                 return 0, found
-        received = 0
-        for again in (False, True):
-            if again:
+        received, wrong = 0, None
+        for attempt in range(tries):
+            if attempt:
                 part.join()
             filling = _Filling(part, asset, origin, retry, stop, report, spare, piece)
             found, wrong = filling.run()
@@ -194,15 +198,15 @@ def transfer(
                 sync_folder(target.parent)
                 return received, found
         raise HashMismatchError(
-            f"expected {asset.size} bytes with {pin_of(asset)}, found {wrong}, "
-            f"twice{_put_aside(part, target)}; the file was changed at its origin, "
-            "or the manifest is wrong."
+            f"expected {asset.size} bytes with {pin_of(asset)}, found {wrong}"
+            f"{', twice' * (tries > 1)}{_put_aside(part, target, tries > 1)}; the file was "
+            "changed at its origin, or the manifest is wrong."
         )
 
 
-def _put_aside(part: Part, target: Path) -> str:
+def _put_aside(part: Part, target: Path, keep: bool) -> str:
     """Keep wrong bytes for whoever looks into it, and return a clause that says where."""
-    if os.fstat(part.fd).st_size == 0:
+    if not keep or os.fstat(part.fd).st_size == 0:
         part.discard()
         return ""
     bad = target.with_name(f"{target.name}.bad")
@@ -364,6 +368,12 @@ class _Filling:
                     return
 
 
+def _start_writing(fd: int, offset: int, length: int) -> None:
+    """Let the system begin to write bytes to the disk, so that the sync at the end is short."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
 class _Hasher(threading.Thread):
     """Hashes a part while it grows, so that little is left to do at its end."""
 
@@ -371,7 +381,7 @@ class _Hasher(threading.Thread):
         super().__init__(daemon=True)
         self._part, self._digests = part, Digests(asset)
         self._restarts = part.restarts
-        self._at = 0
+        self._at = self._flushed = 0
         self._last = threading.Event()
         self.start()
 
@@ -385,6 +395,9 @@ class _Hasher(threading.Thread):
                     return
                 self._digests.update(block)
                 self._at += len(block)
+                if self._at - self._flushed >= FLUSH_EVERY:
+                    begin, self._flushed = self._flushed, self._at
+                    _start_writing(self._part.fd, begin, self._at - begin)
             if last or self._at == self._part.size:
                 return
             self._last.wait(HASH_POLL)

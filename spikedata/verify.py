@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from spikedata.cache import Record, as_recorded, asset_path
+from spikedata.cache import Record, as_recorded, asset_path, record_path
 from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.manifest import Asset, Manifest
 from spikedata.progress import Progress, silent
@@ -62,24 +62,25 @@ def verify(
     Returns
     -------
     list of VerifyResult
-        One per asset, in the order of the manifest. Nothing is changed: `spikedata.fetch`
-        replaces a wrong file.
+        One per asset, in the order of the manifest. No asset is changed; what was recorded of a
+        wrong one is forgotten, so that the next fetch replaces it.
     """
 
-    def check(name: str, path: Path, asset: Asset, known: Asset) -> VerifyResult:
+    def check(name: str, path: Path, record: Path, asset: Asset, known: Asset) -> VerifyResult:
         if not path.is_file():
             return VerifyResult(name, path, "missing", f"{name}: {asset.path} was not fetched.")
         if not known.is_pinned:
             return VerifyResult(
                 name, path, "wrong", f"{name}: neither the manifest nor a fetch knows its hash."
             )
-        return _compare(name, path, known)
+        return _compare(name, path, known, record)
 
     tasks = [
         partial(
             check,
             dataset.recording_id(asset),
             asset_path(cache, dataset, asset),
+            record_path(cache, dataset, asset),
             asset,
             as_recorded(cache, dataset, asset),
         )
@@ -100,13 +101,13 @@ def verify_cache(cache: Path, *, jobs: int = 2, progress: Progress = silent) -> 
 
     def check(path: Path) -> VerifyResult:
         name = str(path.relative_to(cache / "assets"))
+        record = cache / "verified" / f"{name}.json"
         try:
-            content = (cache / "verified" / f"{name}.json").read_bytes()
-            known = Record.model_validate_json(content)
+            known = Record.model_validate_json(record.read_bytes())
         except (OSError, ValidationError):
             return VerifyResult(name, path, "wrong", f"{name}: no fetch has recorded this file.")
         pins = known.model_dump(exclude={"mtime_ns"})
-        return _compare(name, path, Asset(path=name, session="file", **pins))
+        return _compare(name, path, Asset(path=name, session="file", **pins), record)
 
     tasks = [partial(check, path) for path in _assets(cache)]
     return _run(tasks, jobs, progress)
@@ -115,15 +116,17 @@ def verify_cache(cache: Path, *, jobs: int = 2, progress: Progress = silent) -> 
 def _assets(cache: Path) -> Iterator[Path]:
     """Yield the files of the cache that are assets: two folders deep, and finished."""
     for path in sorted((cache / "assets").glob("*/*/**/*")):
-        if path.is_file() and path.suffix not in (".part", ".pieces", ".bad"):
+        unfinished = path.suffix in (".part", ".pieces", ".new", ".bad")
+        if path.is_file() and not unfinished and not path.name.startswith("."):
             yield path
 
 
-def _compare(name: str, path: Path, asset: Asset) -> VerifyResult:
+def _compare(name: str, path: Path, asset: Asset, record: Path) -> VerifyResult:
     size = path.stat().st_size
     found = None if size != asset.size else conflict(asset, digests_of(path, asset))
     if size == asset.size and found is None:
         return VerifyResult(name, path, "right")
+    record.unlink(missing_ok=True)  # or the next fetch would believe it
     return VerifyResult(
         name,
         path,

@@ -159,4 +159,5 @@ class Zenodo:
 
 def _spdx(licence: str) -> str:
     """Return a licence as SPDX writes it: Zenodo has ``cc-by-4.0``."""
-    return licence.upper() if licence.startswith("cc") else licence
+    names = {"cc-zero": "CC0-1.0", "apache-2.0": "Apache-2.0", "mit-license": "MIT"}
+    return names.get(licence, licence.upper())

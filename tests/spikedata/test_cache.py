@@ -235,7 +235,6 @@ def test_a_pinned_asset_needs_no_record(tmp_path, monkeypatch):
     assert as_recorded(tmp_path, dataset, asset) is asset
 
 
-@pytest.mark.xfail(reason="as_recorded joins the sha256 of the old file to the corrected md5")
 def test_a_pin_that_was_corrected_brings_the_right_bytes(server, tmp_path):
     """Here a record that changed, against Zenodo's promise; the old hash must not stay pinned."""
     source = ZenodoSource(kind="zenodo", record="17", api_url=server.url("zenodo"))

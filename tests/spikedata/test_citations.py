@@ -65,7 +65,8 @@ def test_marks_that_tex_understands_are_escaped(mark):
 
     title = fields_of(entry)["title"]
     assert title == "{A" + {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                            "\\": r"\textbackslash{}"}.get(mark, f"\\{mark}") + "B}"  # fmt: skip
+                            "\\": r"\textbackslash{}", "{": r"\textbraceleft{}",
+                            "}": r"\textbraceright{}"}.get(mark, f"\\{mark}") + "B}"  # fmt: skip
 
 
 texts = st.text(
@@ -85,7 +86,6 @@ def test_braces_that_are_not_escaped_are_balanced(title, start, end, licence):
     assert depth == 0
 
 
-@pytest.mark.xfail(reason="BibTeX counts escaped braces too, so a lone one spoils the whole file")
 @pytest.mark.parametrize("title", ["A } B", "A { B"])
 def test_braces_are_balanced_as_bibtex_counts_them(title):
     entry = bibtex(dataset(title=title))

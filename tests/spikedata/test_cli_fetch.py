@@ -227,7 +227,7 @@ def test_misuse_ends_with_two_and_a_sentence(tmp_path, options, said):
 def test_a_folder_that_is_none_gives_a_sentence(toml, tmp_path, dry):
     result = run("fetch", "-m", toml, "--from", tmp_path / "nowhere", *dry)
 
-    assert result.exit_code != 0
+    assert result.exit_code == 2
     assert f"{tmp_path / 'nowhere'} to take files from is not a folder" in result.stderr
     assert "Traceback" not in result.output
 

@@ -81,7 +81,7 @@ def test_a_removed_asset_is_said_to_be_gone(server, manifest, tmp_path):
     server.assets.clear()
     server.add(DANDISET, VERSION, "other.nwb", DATA)
 
-    with pytest.raises(FetchError, match="nothing at that path"):
+    with pytest.raises(FetchError, match="no file at that path"):
         fetch_raising(manifest, tmp_path)
 
 

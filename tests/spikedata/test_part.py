@@ -374,7 +374,6 @@ def test_without_locks_a_part_is_of_its_own_and_does_not_stay(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(reason="the journal of an earlier part stays")
 def test_without_locks_nothing_of_an_earlier_part_stays_either(tmp_path, monkeypatch):
     begin_in_pieces(tmp_path)
 
@@ -388,7 +387,6 @@ def test_without_locks_nothing_of_an_earlier_part_stays_either(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(reason="an empty table or text is taken for a list without open pieces")
 @pytest.mark.parametrize("journal", ["{}", '""'])
 def test_an_empty_journal_of_another_kind_is_unsound(tmp_path, journal):
     begin_in_pieces(tmp_path)

@@ -168,7 +168,6 @@ def test_a_small_asset_is_not_cut(server, tmp_path):
     assert server.ranges("files") == [None]
 
 
-@pytest.mark.xfail(reason="with one job there is nobody to share pieces with, yet all are cut")
 def test_with_one_job_an_asset_is_not_cut(server, manifest, tmp_path):
     fetch_in_pieces(manifest, tmp_path, jobs=1)
 
