@@ -19,6 +19,7 @@ from spikedata.cache import (
     source_label,
 )
 from spikedata.errors import FetchError, UnreachableError
+from spikedata.files import sync_folder
 from spikedata.folder import Folder
 from spikedata.manifest import Asset, Dataset, FileSource, HttpsSource, Manifest
 from spikedata.origins import FileOrigin, HttpOrigin, Origin, open_session, url_below
@@ -102,12 +103,15 @@ class Bringer:
                 self._archives[dataset.id] = archive
         self._down: set[str] = set()  # datasets whose server failed every attempt for an asset
         self._sessions: dict[bool, requests.Session] = {}
+        self._touched: set[Path] = set()  # folders with new names, to be synced at the end
         self._guard = threading.Lock()
 
     def __enter__(self) -> Bringer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for folder in self._touched:
+            sync_folder(folder)
         for archive in self._archives.values():
             archive.close()
         for session in self._sessions.values():
@@ -194,6 +198,7 @@ class Bringer:
                     asset, path, origin, retry=retry, stop=self._stop, report=report,
                     waiting=waiting, spare=spare, piece=self._piece, tries=tries,
                 )  # fmt: skip
+                self._touched.add(path.parent)
                 record(self._cache, dataset, asset, found)
                 report(asset.size or 0)
                 return received

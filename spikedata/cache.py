@@ -75,7 +75,7 @@ def asset_path(cache: Path, dataset: Dataset, asset: Asset) -> Path:
     FetchError
         If that would lie outside the cache, because of the path or of a link on the way.
     """
-    path = cache / "assets" / dataset.id / source_label(dataset) / asset.path
+    path = _place(cache / "assets", dataset, asset)
     if ".." in path.relative_to(cache).parts or not path.parent.resolve().is_relative_to(
         cache.resolve()
     ):
@@ -84,6 +84,10 @@ def asset_path(cache: Path, dataset: Dataset, asset: Asset) -> Path:
             f"cache elsewhere, set {CACHE_VARIABLE} instead of linking."
         )
     return path
+
+
+def _place(folder: Path, dataset: Dataset, asset: Asset) -> Path:
+    return folder / dataset.id / source_label(dataset) / asset.path
 
 
 # ------------------------------------------------------------------ what was verified
@@ -106,13 +110,13 @@ class Record(FileModel):
 
 def record_path(cache: Path, dataset: Dataset, asset: Asset) -> Path:
     """Return where the record of an asset lies, apart from the assets."""
-    path = asset_path(cache, dataset, asset).relative_to(cache / "assets")
-    return cache / "verified" / path.with_name(f"{path.name}.json")
+    path = _place(cache / "verified", dataset, asset)
+    return path.with_name(f"{path.name}.json")
 
 
 def record(cache: Path, dataset: Dataset, asset: Asset, found: dict[str, str]) -> None:
     """Write down that an asset has these hashes. Losing it costs no more than hashing again."""
-    stat = asset_path(cache, dataset, asset).stat()
+    stat = _place(cache / "assets", dataset, asset).stat()
     if time.time() - stat.st_mtime < YOUNG:
         return
     content = Record(size=stat.st_size, mtime_ns=stat.st_mtime_ns, **found)
@@ -125,7 +129,7 @@ def read_record(cache: Path, dataset: Dataset, asset: Asset) -> Record | None:
     """Return the record of an asset, None if there is none that fits the file as it is now."""
     try:
         known = Record.model_validate_json(record_path(cache, dataset, asset).read_bytes())
-        stat = asset_path(cache, dataset, asset).stat()
+        stat = _place(cache / "assets", dataset, asset).stat()
     except (OSError, ValidationError):
         return None
     return known if (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
@@ -157,7 +161,7 @@ def is_verified(cache: Path, dataset: Dataset, asset: Asset, *, believe: bool = 
         Whether a record that fits the file will do. Otherwise, and without one, the file is
         hashed, and a record is written.
     """
-    path = asset_path(cache, dataset, asset)
+    path = _place(cache / "assets", dataset, asset)
     known = read_record(cache, dataset, asset) if believe else None
     try:
         if path.stat().st_size != asset.size:

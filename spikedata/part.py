@@ -55,6 +55,7 @@ class Part:
         self._journal = path.with_suffix(".pieces")
         self._beside = path.with_suffix(".pieces.new")  # one name: the lock is held
         self._guard = threading.Lock()
+        self._has_journal = self._journal.exists() or self._beside.exists()
         self.pieces = self._load()
 
     # -------------------------------------------------------------- what is here
@@ -82,7 +83,7 @@ class Part:
 
     def _load(self) -> list[Piece]:
         length = os.fstat(self.fd).st_size
-        if length and self._journal.exists():
+        if length and self._has_journal:
             pieces = _read_journal(self._journal, self.size)
             if pieces is not None:
                 return pieces
@@ -136,6 +137,7 @@ class Part:
         if not self.in_order:
             with self._guard:
                 open_ones = [[one.start, one.at, one.end] for one in self.missing]
+                self._has_journal = True
                 self._beside.write_text(json.dumps(open_ones))
                 self._beside.replace(self._journal)
 
@@ -157,8 +159,10 @@ class Part:
         self.path.unlink(missing_ok=True)
 
     def _forget_pieces(self) -> None:
-        self._beside.unlink(missing_ok=True)
-        self._journal.unlink(missing_ok=True)
+        if self._has_journal:
+            self._beside.unlink(missing_ok=True)
+            self._journal.unlink(missing_ok=True)
+            self._has_journal = False
 
     def __enter__(self) -> Part:
         return self

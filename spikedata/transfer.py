@@ -22,7 +22,6 @@ from typing import TypeVar
 
 from spikedata.digests import BLOCK, Digests, conflict, digests_of, pin_of
 from spikedata.errors import HashMismatchError, UnreachableError
-from spikedata.files import sync_folder
 from spikedata.manifest import Asset
 from spikedata.origins import Origin, TransientError, WrongBytesError
 from spikedata.part import PIECE, Part, Piece, open_part
@@ -195,7 +194,6 @@ def transfer(
             if wrong is None:
                 _backdate(part)
                 part.finish(target)
-                sync_folder(target.parent)
                 return received, found
         raise HashMismatchError(
             f"expected {asset.size} bytes with {pin_of(asset)}, found {wrong}"
@@ -245,6 +243,7 @@ class _Filling:
         self._halt = threading.Event()  # one connection failed: the others end too
         self._failure: Exception | None = None
         self._guard = threading.Lock()
+        self._inline: _Inline | None = None
         self.received = 0
 
     def run(self) -> tuple[dict[str, str], str | None]:
@@ -253,6 +252,8 @@ class _Filling:
         if part.size - part.here > self._length and self._spare and self._origin.in_pieces:
             part.split(self._length)
         hasher = _Hasher(part, self._asset) if part.size > self._length else None
+        small = hasher is None and part.here == 0
+        self._inline = _Inline(part, self._asset) if small else None
         found = None
         try:
             try:
@@ -265,6 +266,8 @@ class _Filling:
         finally:
             if hasher is not None:
                 found = hasher.finish()
+            elif self._inline is not None:
+                found = self._inline.finish()
         found = found or digests_of(part.path, self._asset)
         return found, conflict(self._asset, found)
 
@@ -359,6 +362,8 @@ class _Filling:
                 if over > 0 and in_order:
                     raise WrongBytesError(f"at least {piece.at + len(chunk)} bytes")
                 part.write(piece, chunk)
+                if self._inline is not None:
+                    self._inline.update(chunk)
                 with self._guard:
                     self.received += len(chunk)
                     self._report(part.here)
@@ -372,6 +377,21 @@ def _start_writing(fd: int, offset: int, length: int) -> None:
     """Let the system begin to write bytes to the disk, so that the sync at the end is short."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+class _Inline:
+    """Hashes a small asset as it comes, which spares reading it again."""
+
+    def __init__(self, part: Part, asset: Asset):
+        self._part, self._digests, self._restarts = part, Digests(asset), part.restarts
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._digests.update(chunk)
+
+    def finish(self) -> dict[str, str] | None:
+        """Return the hashes of the whole part, None if it was begun anew."""
+        return self._digests.found() if self._part.restarts == self._restarts else None
 
 
 class _Hasher(threading.Thread):
