@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from spikedata.archives import Archive, open_archive
 from spikedata.cache import (
@@ -22,11 +22,8 @@ from spikedata.errors import FetchError, UnreachableError
 from spikedata.files import sync_folder
 from spikedata.folder import Folder
 from spikedata.manifest import Asset, Dataset, FileSource, HttpsSource, Manifest
-from spikedata.origins import FileOrigin, HttpOrigin, Origin, open_session, url_below
+from spikedata.origins import Connections, FileOrigin, HttpOrigin, Origin, url_below
 from spikedata.transfer import PIECE, Retry, part_path, retrying, transfer
-
-if TYPE_CHECKING:
-    import requests
 
 __all__ = ["Bringer", "FetchResult", "fetch_asset"]
 
@@ -102,9 +99,8 @@ class Bringer:
             if archive is not None:
                 self._archives[dataset.id] = archive
         self._down: set[str] = set()  # datasets whose server failed every attempt for an asset
-        self._sessions: dict[bool, requests.Session] = {}
+        self._connections = {kind: Connections(presigned=kind) for kind in (False, True)}
         self._touched: set[Path] = set()  # folders with new names, to be synced at the end
-        self._guard = threading.Lock()
 
     def __enter__(self) -> Bringer:
         return self
@@ -114,8 +110,8 @@ class Bringer:
             sync_folder(folder)
         for archive in self._archives.values():
             archive.close()
-        for session in self._sessions.values():
-            session.close()
+        for connections in self._connections.values():
+            connections.close()
 
     # -------------------------------------------------------------- what is not pinned
 
@@ -278,14 +274,11 @@ class Bringer:
     def _http(
         self, url: str | Callable[[], str], asset: Asset, *, presigned: bool = False
     ) -> HttpOrigin:
-        with self._guard:
-            if presigned not in self._sessions:
-                self._sessions[presigned] = open_session(presigned=presigned)
         locate = url if callable(url) else lambda: url
         return HttpOrigin(
             locate,
             asset.size or 0,
-            self._sessions[presigned],
+            self._connections[presigned],
             timeout=self._retry.timeout,
             presigned=presigned,
         )

@@ -272,7 +272,8 @@ class Dandi:
                 reply = self._ask_once(client.get_url(path), params)
         if reply.status_code in RETRY_STATUSES:
             raise TransientError(
-                f"{self} answered {reply.status_code} {reply.reason}", wait=retry_after(reply)
+                f"{self} answered {reply.status_code} {reply.reason}",
+                wait=retry_after(reply.headers),
             )
         if reply.status_code in (401, 403):
             given = "Authorization" in client.session.headers

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from spikedata.digests import BLOCK, Digests, conflict, digests_of, pin_of
+from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import HashMismatchError, UnreachableError
+from spikedata.hashing import Follower, Inline
 from spikedata.manifest import Asset
 from spikedata.origins import Origin, TransientError, WrongBytesError
 from spikedata.part import PIECE, Part, Piece, open_part
@@ -29,8 +30,6 @@ from spikedata.part import PIECE, Part, Piece, open_part
 __all__ = ["Retry", "Stopped", "is_pinned", "part_path", "retrying", "transfer"]
 
 LOCK_POLL = STOP_POLL = 0.1  # seconds
-HASH_POLL = 0.02  # seconds
-FLUSH_EVERY = 16 << 20  # bytes
 RETRY_AFTER_MAX = 300.0  # seconds; a server that asks for more is asked again anyway
 BACKDATE = 10.0  # seconds before now: the time of a finished file, so that any change shows
 
@@ -243,7 +242,7 @@ class _Filling:
         self._halt = threading.Event()  # one connection failed: the others end too
         self._failure: Exception | None = None
         self._guard = threading.Lock()
-        self._inline: _Inline | None = None
+        self._inline: Inline | None = None
         self.received = 0
 
     def run(self) -> tuple[dict[str, str], str | None]:
@@ -251,9 +250,9 @@ class _Filling:
         part = self._part
         if part.size - part.here > self._length and self._spare and self._origin.in_pieces:
             part.split(self._length)
-        hasher = _Hasher(part, self._asset) if part.size > self._length else None
+        hasher = Follower(part, self._asset) if part.size > self._length else None
         small = hasher is None and part.here == 0
-        self._inline = _Inline(part, self._asset) if small else None
+        self._inline = Inline(part, self._asset) if small else None
         found = None
         try:
             try:
@@ -371,60 +370,3 @@ class _Filling:
                     raise Stopped
                 if over > 0:  # of the next piece: the server ignores where this one ends
                     return
-
-
-def _start_writing(fd: int, offset: int, length: int) -> None:
-    """Let the system begin to write bytes to the disk, so that the sync at the end is short."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
-
-
-class _Inline:
-    """Hashes a small asset as it comes, which spares reading it again."""
-
-    def __init__(self, part: Part, asset: Asset):
-        self._part, self._digests, self._restarts = part, Digests(asset), part.restarts
-
-    def update(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        self._digests.update(chunk)
-
-    def finish(self) -> dict[str, str] | None:
-        """Return the hashes of the whole part, None if it was begun anew."""
-        return self._digests.found() if self._part.restarts == self._restarts else None
-
-
-class _Hasher(threading.Thread):
-    """Hashes a part while it grows, so that little is left to do at its end."""
-
-    def __init__(self, part: Part, asset: Asset):
-        super().__init__(daemon=True)
-        self._part, self._digests = part, Digests(asset)
-        self._restarts = part.restarts
-        self._at = self._flushed = 0
-        self._last = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        """Follow the part to its end."""
-        while True:
-            last = self._last.is_set()
-            while self._at < (here := self._part.prefix):
-                block = os.pread(self._part.fd, min(BLOCK, here - self._at), self._at)
-                if not block or self._part.restarts != self._restarts:
-                    return
-                self._digests.update(block)
-                self._at += len(block)
-                if self._at - self._flushed >= FLUSH_EVERY:
-                    begin, self._flushed = self._flushed, self._at
-                    _start_writing(self._part.fd, begin, self._at - begin)
-            if last or self._at == self._part.size:
-                return
-            self._last.wait(HASH_POLL)
-
-    def finish(self) -> dict[str, str] | None:
-        """Return the hashes of the whole part, None if it is not whole or was begun anew."""
-        self._last.set()
-        self.join()
-        whole = self._at == self._part.size and self._part.restarts == self._restarts
-        return self._digests.found() if whole else None

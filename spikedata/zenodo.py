@@ -15,7 +15,6 @@ from spikedata.origins import (
     Listing,
     TransientError,
     host_of,
-    open_session,
     raise_if_transient,
     retry_after,
 )
@@ -130,7 +129,8 @@ class Zenodo:
         import requests
 
         if self._session is None:
-            self._session = open_session(presigned=True)  # open data: no password of ~/.netrc
+            self._session = requests.Session()
+            self._session.auth = lambda request: request  # open data: no password of ~/.netrc
         try:
             reply = self._session.get(url, timeout=self._timeout)
         except requests.RequestException as error:
@@ -138,7 +138,8 @@ class Zenodo:
             raise FetchError(f"{self} cannot be asked: {error}.") from None
         if reply.status_code in RETRY_STATUSES:
             raise TransientError(
-                f"{self} answered {reply.status_code} {reply.reason}", wait=retry_after(reply)
+                f"{self} answered {reply.status_code} {reply.reason}",
+                wait=retry_after(reply.headers),
             )
         if not reply.ok:
             raise FetchError(
