@@ -189,7 +189,8 @@ def measure(command: list[str], out: Path) -> dict[str, float]:
     )  # fmt: skip
     assert process.stdout is not None
     peak = Peak(process.pid)
-    printed = process.stdout.read()
+    with process.stdout:
+        printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     ended = time.perf_counter() - begin

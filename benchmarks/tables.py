@@ -79,7 +79,41 @@ def _learning_row(label: str, parameters: int, one: dict) -> str:
     )
 
 
-TABLES = {"sample": sample_table, "learning": learning_table}
+def fetch_table(result: dict) -> str:
+    """Return throughput and memory of every tool, for each set of files and rate of the server."""
+    lines = [
+        "| files | server | tool | s until on the disk | of these start | MB/s | against aria2c "
+        "| against curl | peak MB |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for one in result["sets"]:
+        files = f"{one['files']} × {one['bytes'] / one['files'] / 1e6:,.0f} MB"
+        server = f"{one['rate_mb_s']:.0f} MB/s" if one["rate_mb_s"] else "no limit"
+        speed = {
+            tool: one["bytes"] / 1e6 / (row["on_disk_s"] - row["startup_s"])
+            for tool, row in one["tools"].items()
+        }
+        for tool, row in one["tools"].items():
+            against = [
+                f"{speed[tool] / speed[plain]:.2f}" if plain in speed else ""
+                for plain in ("aria2c", "curl")
+            ]
+            low, high = row["spread_s"]
+            lines.append(
+                f"| {files} | {server} | {tool} | {row['on_disk_s']:.2f} ({low:.2f} to {high:.2f}) "
+                f"| {row['startup_s']:.2f} | {speed[tool]:,.0f} | {' | '.join(against)} "
+                f"| {row['peak_mb']:.0f} |"
+            )
+    machine = result["machine"]
+    lines.append(
+        f"\nMedians of {result['repeats']} runs (range), {result['connections']} connections, "
+        f"{machine['cpus']} cores ({machine['processor']}), dandi {result['dandi']}; MB/s without "
+        f"the start of the interpreter; commit `{result['commit'][:10]}`."
+    )
+    return "\n".join(lines)
+
+
+TABLES = {"sample": sample_table, "learning": learning_table, "fetch": fetch_table}
 
 
 def fill(text: str) -> str:

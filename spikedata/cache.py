@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -121,8 +122,9 @@ def record(cache: Path, dataset: Dataset, asset: Asset, found: dict[str, str]) -
         return
     content = Record(size=stat.st_size, mtime_ns=stat.st_mtime_ns, **found)
     path = record_path(cache, dataset, asset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.model_dump_json(exclude_none=True), sync=False)
+    with suppress(OSError):  # the last bytes of a disk may have gone to the asset
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.model_dump_json(exclude_none=True), sync=False)
 
 
 def read_record(cache: Path, dataset: Dataset, asset: Asset) -> Record | None:

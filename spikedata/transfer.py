@@ -27,7 +27,7 @@ from spikedata.manifest import Asset
 from spikedata.origins import Origin, TransientError, WrongBytesError
 from spikedata.part import PIECE, Part, Piece, open_part
 
-__all__ = ["Retry", "Stopped", "is_pinned", "part_path", "retrying", "transfer"]
+__all__ = ["Retry", "Stopped", "part_path", "retrying", "transfer"]
 
 LOCK_POLL = STOP_POLL = 0.1  # seconds
 RETRY_AFTER_MAX = 300.0  # seconds; a server that asks for more is asked again anyway
@@ -106,14 +106,6 @@ def retrying(call: Callable[[], T], retry: Retry, stop: threading.Event) -> T:
 def part_path(asset: Asset, target: Path) -> Path:
     """Return where the bytes of `target` gather. Its name holds the hash: versions never mix."""
     return target.with_name(f"{target.name}.{pin_of(asset).split()[1][:16]}.part")
-
-
-def is_pinned(path: Path, asset: Asset) -> bool:
-    """Return whether a file holds the bytes that the manifest pins."""
-    try:
-        return path.stat().st_size == asset.size and not conflict(asset, digests_of(path, asset))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
 
 
 def transfer(

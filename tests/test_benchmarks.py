@@ -15,7 +15,8 @@ from spikedata.testing import make_recording
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import bench_learning  # noqa: E402  its folder had to be found first
+import bench_fetch  # noqa: E402  its folder had to be found first
+import bench_learning  # noqa: E402
 import bench_sample  # noqa: E402
 import tables  # noqa: E402
 
@@ -55,6 +56,18 @@ def test_the_sample_benchmark_scores_every_recording(store: Store) -> None:
 
     assert [one["seed"] for one in result["runs"]] == [0, 1]
     assert {row["recording_id"] for row in result["runs"][0]["scores"]} == set(store)
+
+
+def test_the_fetch_benchmark_measures_what_arrived(tmp_path: Path) -> None:
+    out = tmp_path / "fetch.json"
+    arguments = ["--out", str(out), "--large", "300000", "--small", "3", "2000", "--repeats", "1",
+                 "--rates", "0", "--folder", str(tmp_path),
+                 "--tools", "copy on the disk (floor)", "spikedata fetch"]  # fmt: skip
+    result = bench_fetch.main(arguments)
+
+    assert [(one["files"], one["bytes"]) for one in result["sets"]] == [(1, 300000), (3, 6000)]
+    assert all(set(one["tools"]) == set(arguments[-2:]) for one in result["sets"])
+    assert "| spikedata fetch |" in tables.fetch_table(json.loads(out.read_text()))
 
 
 def test_the_tables_in_the_documents_are_what_the_results_say() -> None:
