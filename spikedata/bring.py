@@ -18,11 +18,12 @@ from spikedata.cache import (
     record,
     source_label,
 )
+from spikedata.connections import Connections
 from spikedata.errors import FetchError, UnreachableError
 from spikedata.files import sync_folder
 from spikedata.folder import Folder
 from spikedata.manifest import Asset, Dataset, FileSource, HttpsSource, Manifest
-from spikedata.origins import Connections, FileOrigin, HttpOrigin, Origin, url_below
+from spikedata.origins import FileOrigin, HttpOrigin, Origin, url_below
 from spikedata.transfer import PIECE, Retry, part_path, retrying, transfer
 
 __all__ = ["Bringer", "FetchResult", "fetch_asset"]
@@ -98,8 +99,9 @@ class Bringer:
             archive = open_archive(dataset.source, timeout=self._retry.timeout)
             if archive is not None:
                 self._archives[dataset.id] = archive
+        self._mirror_is_down = False
         self._down: set[str] = set()  # datasets whose server failed every attempt for an asset
-        self._connections = {kind: Connections(presigned=kind) for kind in (False, True)}
+        self._connections = {sent: Connections(credentials=sent) for sent in (False, True)}
         self._touched: set[Path] = set()  # folders with new names, to be synced at the end
 
     def __enter__(self) -> Bringer:
@@ -152,7 +154,7 @@ class Bringer:
         asset: Asset,
         *,
         report: Callable[[int], None] = lambda done: None,
-        waiting: Callable[[], None] = lambda: None,
+        waiting: Callable[[str], None] = lambda reason: None,
         spare: threading.Semaphore | None = None,
     ) -> FetchResult:
         """Bring one asset into the cache, unless it is there.
@@ -164,7 +166,7 @@ class Bringer:
         report : callable
             Called with the number of bytes that are here.
         waiting : callable
-            Called while another process brings the same asset.
+            Called with a reason while nothing comes.
         spare : threading.Semaphore, optional
             Counts the connections that may be opened beside the first.
 
@@ -225,20 +227,26 @@ class Bringer:
         if not asset.is_pinned:
             asset = self._find(dataset, asset)
         resumed = _has_bytes(part_path(asset, path))
+        remark = ""
         if self._mirror and not isinstance(source, FileSource):
             label = f"{dataset.id}/{source_label(dataset)}/{asset.path}"
             quick = replace(self._retry, attempts=min(MIRROR_ATTEMPTS, self._retry.attempts))
-            for place in (label, asset.path):
+            for place in () if self._mirror_is_down else (label, asset.path):
                 url = url_below(self._mirror, place)
                 try:
                     received = take(asset, self._http(url, asset), quick, 1)
+                except UnreachableError:
+                    self._mirror_is_down = True  # once is enough: the source is there
+                    break
                 except FetchError:
                     continue  # the source has the last word
                 return received, f"from the mirror{', resumed' if resumed and received else ''}"
+            down = "did not answer" if self._mirror_is_down else "does not have it"
+            remark = f"the mirror {down}; "
         received = self._with_patience(
             dataset, lambda retry: take(asset, self._origin(dataset, asset), retry)
         )
-        return received, "resumed" if resumed and received else ""
+        return received, (remark + "resumed" * bool(resumed and received)).removesuffix("; ")
 
     def _with_patience(self, dataset: Dataset, call: Callable[[Retry], T]) -> T:
         """Call with the patience that a server deserves: little, once it failed every attempt."""
@@ -269,16 +277,21 @@ class Bringer:
                 found = archive.find(asset)
             return archive.locate(found)
 
-        return self._http(locate, asset, presigned=archive.presigned)
+        return self._http(locate, asset, presigned=archive.presigned, credentials=False)
 
     def _http(
-        self, url: str | Callable[[], str], asset: Asset, *, presigned: bool = False
+        self,
+        url: str | Callable[[], str],
+        asset: Asset,
+        *,
+        presigned: bool = False,
+        credentials: bool = True,
     ) -> HttpOrigin:
         locate = url if callable(url) else lambda: url
         return HttpOrigin(
             locate,
             asset.size or 0,
-            self._connections[presigned],
+            self._connections[credentials],
             timeout=self._retry.timeout,
             presigned=presigned,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from spikedata.files import write_whole
 from spikedata.manifest import Dataset, describe_source
 
 __all__ = ["bibtex", "citation_text", "write_citations"]
+
+log = logging.getLogger(__name__)
 
 YEAR = r"\(((?:19|20)\d\d)\)"
 ESCAPED = {
@@ -80,5 +83,8 @@ def write_citations(cache: Path, dataset: Dataset) -> None:
         ("citations.bib", bibtex(dataset)),
     ):
         path = folder / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != content:
-            write_whole(path, content)
+        try:
+            if not path.is_file() or path.read_bytes() != content.encode():
+                write_whole(path, content)
+        except OSError as error:  # the data are here all the same
+            log.warning("%s could not be written: %s", path, error)

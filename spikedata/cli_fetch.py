@@ -107,7 +107,7 @@ def _show_plan(manifest: Manifest, cache: Path, folder: Folder | None, as_json: 
         ["recording", "step", "size", "to come"],
         [
             [one.recording_id, one.step, "not pinned" if one.size is None else
-             format_bytes(one.size), format_bytes(one.missing)]
+             format_bytes(one.size), "?" if one.size is None else format_bytes(one.missing)]
             for one in planned
         ],
     )  # fmt: skip
@@ -115,7 +115,8 @@ def _show_plan(manifest: Manifest, cache: Path, folder: Folder | None, as_json: 
     print(
         f"{len(planned)} files, {manifest.total_size / 1e9:.2f} GB"
         + (f" and {unknown} of a size that the archive states when asked" if unknown else "")
-        + f"; {missing / 1e9:.2f} GB to come, {free / 1e9:.2f} GB free in {cache}."
+        + f"; {'at least ' if unknown else ''}{missing / 1e9:.2f} GB to come, "
+        f"{free / 1e9:.2f} GB free in {cache}."
     )
     if missing > free:
         say("The disk cannot hold that: free some, name another --cache, or select less.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from spikedata.cache import default_cache
-from spikedata.console import print_json, print_table
+from spikedata.console import print_json, print_table, say
 
 __all__ = [
     "CacheOption",
@@ -77,5 +78,7 @@ def finish(
         print_json(rows)
     else:
         print_table(title, list(rows[0]), [list(row.values()) for row in rows])
+        tally = Counter(str(row["status"]) for row in rows)
+        say(f"{title}: {', '.join(f'{count} {status}' for status, count in tally.items())}.")
     if any(row["status"] in bad for row in rows):
         raise typer.Exit(1)

@@ -71,16 +71,20 @@ def progress_bar(*, in_bytes: bool = False, total: int | None = None) -> Iterato
     )
     tasks: dict[str, progress.TaskID] = {}
     done_of: dict[str, int] = {}
+    here: dict[str, int] = {}  # what was here at the first report: no time went into it
     together = bars.add_task("all", total=total) if total is not None else None
 
     def update(label: str, done: int, size: int) -> None:
         name = label.partition(",")[0]
         if name not in tasks:
-            tasks[name] = bars.add_task(label, total=size)
+            tasks[name] = bars.add_task(label, total=size, completed=done)
+            here[name] = done
         bars.update(tasks[name], completed=done, total=size, description=label)
         done_of[name] = done
         if together is not None:
-            bars.update(together, completed=sum(done_of.values()))
+            already = sum(here.values())
+            left = max(0, (total or 0) - already)
+            bars.update(together, total=left, completed=sum(done_of.values()) - already)
             bars.update(tasks[name], visible=done < size)
 
     with bars:

@@ -27,7 +27,9 @@ from spikedata.origins import (
     TransientError,
     host_of,
     raise_if_transient,
+    read_json,
     retry_after,
+    understood,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ class Dandi:
             self._open_store = False
         path = f"{self._path(self._source.version)}assets/{asset.asset_id}/download/"
         reply = self._get(path)
+        reply.close()
         if reply.status_code == 404:
             raise FetchError(f"{self} has no asset {asset.asset_id} (404); pin the asset anew.")
         place = urljoin(reply.url, reply.headers.get("Location", ""))
@@ -152,19 +155,21 @@ class Dandi:
             If another attempt may succeed.
         """
         dandiset = f"/dandisets/{self._source.dandiset}/"
-        found = self._json(self._get(dandiset))
-        version = (found.get("most_recent_published_version") or {}).get("version")
-        if not version:
-            raise FetchError(f"{self}: the dandiset has no published version.")
-        about = self._json(self._get(self._path(version)))
-        return Listing(
-            version=version,
-            title=str(about.get("name") or ""),
-            licence=" OR ".join(one.removeprefix("spdx:") for one in about.get("license") or []),
-            citation=str(about.get("citation") or ""),
-            doi=about.get("doi") or None,
-            files=tuple(self._list(self._path(version))),
-        )
+        with understood(self):
+            found = self._json(self._get(dandiset))
+            version = (found.get("most_recent_published_version") or {}).get("version")
+            if not version:
+                raise FetchError(f"{self}: the dandiset has no published version.")
+            about = self._json(self._get(self._path(version)))
+            licences = about.get("license") or []
+            return Listing(
+                version=version,
+                title=str(about.get("name") or ""),
+                licence=" OR ".join(one.removeprefix("spdx:") for one in licences),
+                citation=str(about.get("citation") or ""),
+                doi=about.get("doi") or None,
+                files=tuple(self._list(self._path(version))),
+            )
 
     # -------------------------------------------------------------- assets
 
@@ -213,31 +218,34 @@ class Dandi:
             if reply.status_code == 404:
                 raise FetchError(f"{self} has no assets (404); check the dandiset and the version.")
             page = self._json(reply)
-            for row in page.get("results") or []:
-                if not row.get("zarr"):
-                    found[str(row.get("asset_id"))] = self._listed_from(row)
-            address, params = page.get("next") or "", None
-            if address and urlsplit(address)[:2] != urlsplit(self._client.api_url)[:2]:
+            with understood(self):
+                for row in page.get("results") or []:
+                    if not row.get("zarr"):
+                        found[str(row.get("asset_id"))] = self._listed_from(row)
+                address, params = page.get("next") or "", None
+                abroad = address and urlsplit(address)[:2] != urlsplit(self._client.api_url)[:2]
+            if abroad:
                 raise FetchError(f"{self} lists assets on at {host_of(address)}, another server.")
         return list(found.values())
 
     def _listed_from(self, row: dict) -> Listed:
         """Return one asset of a listing, and remember where its bytes are."""
-        about = row.get("metadata") or {}
-        asset_id = str(row.get("asset_id"))
-        digest = about.get("digest") or {}
-        if about.get("encodingFormat") == "application/x-zarr":
-            raise FetchError(f"asset {asset_id} of {self} is a Zarr; only files are fetched.")
-        for address in about.get("contentUrl") or []:
-            if "/blobs/" in address:
-                self._addresses[asset_id] = address
-        return Listed(
-            path=str(row.get("path") or about.get("path")),
-            size=int(row.get("size") or about.get("contentSize") or 0),
-            sha256=digest.get("dandi:sha2-256"),  # absent while it is computed
-            etag=digest.get("dandi:dandi-etag"),
-            asset_id=asset_id,
-        )
+        with understood(self):
+            about = row.get("metadata") or {}
+            asset_id = str(row.get("asset_id"))
+            digest = about.get("digest") or {}
+            if about.get("encodingFormat") == "application/x-zarr":
+                raise FetchError(f"asset {asset_id} of {self} is a Zarr; only files are fetched.")
+            for address in about.get("contentUrl") or []:
+                if "/blobs/" in address:
+                    self._addresses[asset_id] = address
+            return Listed(
+                path=str(row.get("path") or about.get("path")),
+                size=int(row.get("size") or about.get("contentSize") or 0),
+                sha256=digest.get("dandi:sha2-256"),  # absent while it is computed
+                etag=digest.get("dandi:dandi-etag"),
+                asset_id=asset_id,
+            )
 
     # -------------------------------------------------------------- one request
 
@@ -254,11 +262,8 @@ class Dandi:
 
         # Given as an instance, not as a URL, so that the client asks the server nothing yet.
         client = DandiAPIClient(dandi_instance=_instance(self._source.api_url))
-        key = os.environ.get(client.api_key_env_var)
-        if key:
-            client.session.headers["Authorization"] = f"token {key}"
-        else:
-            client.session.auth = lambda request: request  # stands in the place of ~/.netrc
+        client.session.auth = lambda request: request  # stands in the place of ~/.netrc
+        _use_key(client, os.environ.get(client.api_key_env_var))
         return client
 
     def _get(self, path: str, *, params: dict[str, str] | None = None) -> requests.Response:
@@ -267,9 +272,11 @@ class Dandi:
         reply = self._ask_once(client.get_url(path), params)
         if reply.status_code in (401, 403) and "Authorization" not in client.session.headers:
             key = _key_from_keyring(client.dandi_instance.name)
-            if key:
-                client.session.headers["Authorization"] = f"token {key}"
+            if _use_key(client, key):
+                reply.close()
                 reply = self._ask_once(client.get_url(path), params)
+        if reply.status_code != 200:
+            reply.close()  # of such answers only the head is of use
         if reply.status_code in RETRY_STATUSES:
             raise TransientError(
                 f"{self} answered {reply.status_code} {reply.reason}",
@@ -294,20 +301,20 @@ class Dandi:
 
         try:
             return self._client.session.get(  # no redirect is followed: it would take the key along
-                url, params=params, allow_redirects=False, timeout=self._timeout
+                url, params=params, allow_redirects=False, timeout=self._timeout, stream=True
             )
         except requests.RequestException as error:
             raise_if_transient(error, self._timeout)
             raise FetchError(f"{self} cannot be asked: {error}.") from None
 
     def _json(self, reply: requests.Response) -> dict:
+        import requests
+
         try:
-            content = reply.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise FetchError(f"{self} did not answer in JSON; is its address that of a DANDI API?")
-        return content
+            return read_json(reply, self)
+        except requests.RequestException as error:
+            raise_if_transient(error, self._timeout)
+            raise FetchError(f"{self} cannot be read: {error}.") from None
 
     def __str__(self) -> str:
         place = host_of(self._source.api_url) if self._source.api_url else "DANDI"
@@ -328,6 +335,19 @@ def _instance(api_url: str | None) -> DandiInstance:
             return instance
     name = re.sub(r"[^a-z0-9]+", "-", host_of(api_url).lower())
     return DandiInstance(f"host-{name}", None, api_url.rstrip("/"))
+
+
+def _use_key(client: DandiAPIClient, key: str | None) -> bool:
+    """Let a client send a key, if there is one."""
+    key = (key or "").strip()
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise FetchError(
+            f"the key in {client.api_key_env_var} or the keyring has characters that no key has; "
+            "copy it anew."
+        )
+    if key:
+        client.session.headers["Authorization"] = f"token {key}"
+    return bool(key)
 
 
 def _key_from_keyring(instance: str) -> str | None:

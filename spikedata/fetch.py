@@ -193,7 +193,7 @@ def fetch(
                     dataset,
                     asset,
                     report=_sparse(tell, asset.size),
-                    waiting=partial(tell, 0, ", which another process brings"),
+                    waiting=lambda reason: tell(0, f", {reason}"),
                     spare=spare if jobs > 1 else None,
                 )
             except FetchError as error:

@@ -49,11 +49,12 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         """Follow the part to its end."""
-        while True:
+        while not (self._last.is_set() and self._part.missing):
             last = self._last.is_set()
             while self._at < (here := self._part.prefix):
                 block = os.pread(self._part.fd, min(BLOCK, here - self._at), self._at)
-                if not block or self._part.restarts != self._restarts:
+                given_up = self._last.is_set() and self._part.missing
+                if not block or given_up or self._part.restarts != self._restarts:
                     return
                 self._digests.update(block)
                 self._at += len(block)

@@ -28,6 +28,7 @@ __all__ = [
     "describe_validation_error",
     "list_manifests",
     "load_manifest",
+    "without_secrets",
 ]
 
 FORMAT_VERSION = 1
@@ -91,6 +92,19 @@ Source = Annotated[
 ]
 
 
+def without_secrets(url: str) -> str:
+    """Return an address without user, password and query, fit for a message.
+
+    Examples
+    --------
+    >>> without_secrets("https://me:secret@lab.org/data?key=1")
+    'https://lab.org/data'
+    """
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+
+
 def describe_source(source: Source) -> str:
     """Return where bytes come from, in a few words.
 
@@ -105,7 +119,7 @@ def describe_source(source: Source) -> str:
         case "zenodo":
             return f"Zenodo record {source.record}"
         case "https":
-            return source.url
+            return without_secrets(source.url)
         case "file":
             return f"the folder {source.root}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
+from spikedata.connections import Connections
 from spikedata.errors import FetchError
+from spikedata.manifest import without_secrets
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    import requests
+    from urllib3 import BaseHTTPResponse
 
 __all__ = [
-    "Connections",
     "FileOrigin",
     "HttpOrigin",
     "Listed",
@@ -28,16 +31,18 @@ __all__ = [
     "Origin",
     "TransientError",
     "WrongBytesError",
+    "WrongOfferError",
     "host_of",
     "raise_if_transient",
+    "read_json",
     "retry_after",
+    "understood",
     "url_below",
 ]
 
 CHUNK = 1 << 20  # bytes asked for at once; of a connection, as many as have come
 RETRY_STATUSES = (429, 500, 502, 503, 504)
-MOST_CONNECTIONS = 32  # that are kept open to one host
-MOST_REDIRECTS = 10
+LONGEST_ANSWER = 64 << 20  # bytes; a page of 1000 assets has a few million
 
 
 class TransientError(Exception):
@@ -54,7 +59,11 @@ class TransientError(Exception):
 
 
 class WrongBytesError(Exception):
-    """The origin offers other bytes than the pinned ones; the message says what was found."""
+    """The origin gave other bytes than the pinned ones; the message says what was found."""
+
+
+class WrongOfferError(WrongBytesError):
+    """The origin says so itself, before the first byte: what is here is untouched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,80 +121,9 @@ class FileOrigin:
         with self._path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size != self._size:
-                raise WrongBytesError(f"{size} bytes in {self._path}")
+                raise WrongOfferError(f"{size} bytes in {self._path}")
             file.seek(offset)
             yield offset, iter(lambda: file.read(CHUNK), b"")
-
-
-class Connections:
-    """Connections that are kept open for one request after another, through the proxy if any.
-
-    Requests are made with urllib3 rather than with requests, which takes thrice as long for a
-    small file. Proxies, certificates and ``~/.netrc`` are found as requests finds them; no cookie
-    is kept.
-
-    Parameters
-    ----------
-    presigned : bool
-        Whether addresses are themselves the permission: no other credential is sent with them,
-        because stores refuse a request that has two.
-    """
-
-    def __init__(self, *, presigned: bool):
-        self._presigned = presigned
-        self._pools: dict[str | None, PoolManager] = {}
-        self._known: dict[str, tuple[PoolManager, dict[str, str]]] = {}
-
-    def close(self) -> None:
-        """End the connections."""
-        for pool in self._pools.values():
-            pool.clear()
-
-    def get(self, url: str, headers: dict[str, str], timeout: float) -> BaseHTTPResponse:
-        """Ask once, follow redirects, and return the reply with its body still to be read."""
-        from urllib3.util import Retry
-
-        place = "/".join(url.split("/", 3)[:3])
-        if place not in self._known:
-            self._known[place] = self._prepare(url)
-        pool, credentials = self._known[place]
-        return pool.request(
-            "GET",
-            url,
-            headers=headers | credentials,
-            preload_content=False,
-            timeout=timeout,
-            retries=Retry(
-                connect=0,
-                read=0,
-                status=0,
-                other=0,
-                redirect=MOST_REDIRECTS,
-                respect_retry_after_header=False,
-            ),
-        )
-
-    def _prepare(self, url: str) -> tuple[PoolManager, dict[str, str]]:
-        """Return the pool for the requests to a host, and the credentials they carry."""
-        import certifi
-        from requests.utils import get_environ_proxies, get_netrc_auth, select_proxy
-        from urllib3 import PoolManager, ProxyManager
-        from urllib3.util import make_headers, parse_url
-
-        proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
-        if proxy not in self._pools:
-            bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-            common = {"maxsize": MOST_CONNECTIONS, "ca_certs": bundle or certifi.where()}
-            if proxy is None:
-                self._pools[proxy] = PoolManager(**common)
-            else:
-                auth = parse_url(proxy).auth
-                proxy_headers = make_headers(proxy_basic_auth=auth) if auth else None
-                self._pools[proxy] = ProxyManager(proxy, proxy_headers=proxy_headers, **common)
-        if self._presigned:
-            return self._pools[proxy], {}
-        auth = parse_url(url).auth or ":".join(get_netrc_auth(url) or ())
-        return self._pools[proxy], make_headers(basic_auth=auth) if auth else {}
 
 
 class HttpOrigin:
@@ -237,7 +175,8 @@ class HttpOrigin:
         try:
             reply = self._connections.get(url, headers, self._timeout)
             try:
-                yield self._begin(reply, offset, url), _body(reply)
+                begin = self._begin(reply, offset, url)
+                yield begin, _body(reply, self._size)
             finally:
                 reply.close()
         except (HTTPError, ValueError) as error:
@@ -258,19 +197,19 @@ class HttpOrigin:
                     f"{host} was asked for bytes from {offset} and gave '{found}'", restart=True
                 )
             if match[2] not in ("*", str(self._size)):
-                raise WrongBytesError(f"{match[2]} bytes at {host}")
+                raise WrongOfferError(f"{match[2]} bytes at {host}")
             return offset
         if status == 200:
             length = reply.headers.get("Content-Length", "")
             encoded = "Content-Encoding" in reply.headers
             if length.isdecimal() and int(length) != self._size and not encoded:
                 kind = reply.headers.get("Content-Type", "unnamed type")
-                raise WrongBytesError(f"{length} bytes of {kind} at {host}")
+                raise WrongOfferError(f"{length} bytes of {kind} at {host}")
             return 0
         if status == 416:
             match = re.fullmatch(r"bytes \*/(\d+)", reply.headers.get("Content-Range", "").strip())
             if match is not None and int(match[1]) != self._size:
-                raise WrongBytesError(f"{match[1]} bytes at {host}")
+                raise WrongOfferError(f"{match[1]} bytes at {host}")
             raise TransientError(f"{host} does not go on from byte {offset}", restart=True)
         if self._presigned and status in (400, 403):
             with self._guard:
@@ -282,7 +221,7 @@ class HttpOrigin:
                 f"{host} answered {status} {reply.reason}", wait=retry_after(reply.headers)
             )
         raise FetchError(
-            f"{host} answered {status} {reply.reason} to {url.partition('?')[0]}; "
+            f"{host} answered {status} {reply.reason} to {without_secrets(url)}; "
             "check the address in the manifest."
         )
 
@@ -307,6 +246,38 @@ def host_of(url: str | None) -> str:
         return "the server"
 
 
+def read_json(reply: requests.Response, who: object) -> dict:
+    """Return the JSON object in the body of an archive's answer; close the answer.
+
+    Raises
+    ------
+    FetchError
+        If it is none, or is longer than any that an archive has to give.
+    """
+    body = b""
+    with reply:
+        for chunk in reply.iter_content(1 << 16):
+            body += chunk
+            if len(body) > LONGEST_ANSWER:
+                raise FetchError(f"{who} answered with more than {LONGEST_ANSWER >> 20} MiB.")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise FetchError(f"{who} did not answer in JSON; is its address that of such an API?")
+    return content
+
+
+@contextmanager
+def understood(who: object) -> Iterator[None]:
+    """Say that an archive's answer has another shape than the one that is read."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FetchError(f"{who} answered in a shape that is not known: {error}.") from None
+
+
 def retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds that a server asks to be left alone, 0 if it does not."""
     text = headers.get("Retry-After", "").strip()
@@ -326,24 +297,19 @@ def raise_if_transient(error: Exception, timeout: float) -> None:
     import urllib3.exceptions as lower
     from requests import exceptions
 
-    if isinstance(error, (exceptions.Timeout, lower.TimeoutError)):
-        raise TransientError(f"no byte came for {timeout:g} s") from None
-    lowest = getattr(error, "reason", None) if isinstance(error, lower.MaxRetryError) else error
-    refused = isinstance(lowest, lower.NewConnectionError)  # which urllib3 takes for a timeout
-    if isinstance(lowest, lower.TimeoutError) and not refused:
+    refused = isinstance(error, lower.NewConnectionError)  # which urllib3 takes for a timeout
+    if isinstance(error, (exceptions.Timeout, lower.TimeoutError)) and not refused:
         raise TransientError(f"no byte came for {timeout:g} s") from None
     kinds = (exceptions.ConnectionError, exceptions.ChunkedEncodingError)
-    lower_kinds = (lower.ProtocolError, lower.SSLError, lower.DecodeError, lower.ProxyError,
-                   lower.NewConnectionError)  # fmt: skip
-    if isinstance(error, (*kinds, exceptions.ContentDecodingError)) or isinstance(
-        lowest, lower_kinds
-    ):
+    lower_kinds = (lower.ProtocolError, lower.SSLError, lower.DecodeError, lower.ProxyError)
+    if refused or isinstance(error, (*kinds, exceptions.ContentDecodingError, *lower_kinds)):
         raise TransientError(f"the connection failed ({_plain(error)})") from None
 
 
-def _body(reply: BaseHTTPResponse) -> Iterator[bytes]:
+def _body(reply: BaseHTTPResponse, size: int) -> Iterator[bytes]:
     """Yield the body as it comes, however little: what came before a break is not lost."""
-    encoded = "Content-Encoding" in reply.headers
+    stored = reply.headers.get("Content-Length") == str(size)  # so: some servers call a .gz encoded
+    encoded = "Content-Encoding" in reply.headers and not stored
     while chunk := reply.read1(CHUNK, decode_content=encoded):
         yield chunk
 
@@ -353,4 +319,5 @@ def _plain(error: Exception) -> str:
     inner = error.args[0] if error.args else error
     inner = getattr(inner, "reason", None) or inner
     text = re.sub(r"\?\S*", "?…", str(inner)).strip("()")
-    return text.rsplit(": ", 1)[-1] or type(error).__name__
+    text = text.rsplit(": ", 1)[-1]
+    return text + ")" * (text.count("(") - text.count(")")) or type(error).__name__

@@ -170,7 +170,7 @@ class Part:
     def __exit__(self, *error: object) -> None:
         moved = not _is_still(self.fd, self.path)
         try:
-            if not moved and not self._keep:
+            if not moved and (self.here == 0 < self.size or not self._keep):
                 self.discard()
             elif not moved:
                 self.save()

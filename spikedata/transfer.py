@@ -24,7 +24,7 @@ from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import HashMismatchError, UnreachableError
 from spikedata.hashing import Follower, Inline
 from spikedata.manifest import Asset
-from spikedata.origins import Origin, TransientError, WrongBytesError
+from spikedata.origins import Origin, TransientError, WrongBytesError, WrongOfferError
 from spikedata.part import PIECE, Part, Piece, open_part
 
 __all__ = ["Retry", "Stopped", "part_path", "retrying", "transfer"]
@@ -116,7 +116,7 @@ def transfer(
     retry: Retry,
     stop: threading.Event,
     report: Callable[[int], None],
-    waiting: Callable[[], None] = lambda: None,
+    waiting: Callable[[str], None] = lambda reason: None,
     spare: threading.Semaphore | None = None,
     piece: int = PIECE,
     tries: int = 2,
@@ -138,7 +138,7 @@ def transfer(
     report : callable
         Called with the number of bytes that are here.
     waiting : callable
-        Called while another process brings the same asset.
+        Called with a reason while nothing comes.
     spare : threading.Semaphore, optional
         Counts the connections that may be opened beside the first.
     piece : int
@@ -164,7 +164,7 @@ def transfer(
         raise ValueError(f"the size of {asset.path} is not known")
 
     def pause() -> None:
-        waiting()
+        waiting("another process brings it")
         if stop.wait(LOCK_POLL):
             raise Stopped
 
@@ -176,20 +176,23 @@ def transfer(
                 part.discard()
                 return 0, found
         received, wrong = 0, None
+        offered = False
         for attempt in range(tries):
-            if attempt:
+            if attempt and not offered:
                 part.join()
-            filling = _Filling(part, asset, origin, retry, stop, report, spare, piece)
+            filling = _Filling(part, asset, origin, retry, stop, report, waiting, spare, piece)
             found, wrong = filling.run()
             received += filling.received
+            offered = filling.offered
             if wrong is None:
                 _backdate(part)
                 part.finish(target)
                 return received, found
+        where = "" if offered else _put_aside(part, target, tries > 1)
         raise HashMismatchError(
             f"expected {asset.size} bytes with {pin_of(asset)}, found {wrong}"
-            f"{', twice' * (tries > 1)}{_put_aside(part, target, tries > 1)}; the file was "
-            "changed at its origin, or the manifest is wrong."
+            f"{', twice' * (tries > 1)}{where}; the file was changed at its origin, "
+            "or the manifest is wrong."
         )
 
 
@@ -224,9 +227,11 @@ class _Filling:
         retry: Retry,
         stop: threading.Event,
         report: Callable[[int], None],
+        waiting: Callable[[str], None],
         spare: threading.Semaphore | None,
         piece: int,
     ):
+        self._waiting = waiting
         self._part, self._asset, self._origin = part, asset, origin
         self._retry, self._stop, self._report = retry, stop, report
         self._spare, self._length = spare, piece
@@ -236,6 +241,7 @@ class _Filling:
         self._guard = threading.Lock()
         self._inline: Inline | None = None
         self.received = 0
+        self.offered = False  # whether wrong bytes were no more than offered
 
     def run(self) -> tuple[dict[str, str], str | None]:
         """Return the hashes of the whole part and, if it is not the asset, what it is."""
@@ -253,6 +259,7 @@ class _Filling:
                 part.join()
                 self._fill()
         except WrongBytesError as error:
+            self.offered = isinstance(error, WrongOfferError)
             return {}, str(error)
         finally:
             if hasher is not None:
@@ -328,9 +335,9 @@ class _Filling:
                         f"the body ended after {piece.at} of {self._part.size} bytes"
                     )
             except TransientError as error:
-                if error.restart:
-                    self._part.restart(piece)
                 failures = 0 if piece.at > best else failures + 1
+                if error.restart and failures > 1:  # once may be a slip of the server
+                    self._part.restart(piece)
                 best = max(piece.at, best)
                 if failures >= self._retry.attempts:
                     raise UnreachableError(
@@ -338,7 +345,9 @@ class _Filling:
                         f"{self._part.here} of {self._part.size} bytes are kept: "
                         "run it again to go on."
                     ) from None
-                self._pause(self._retry.delay(failures, error.wait))
+                seconds = self._retry.delay(failures, error.wait)
+                self._waiting(f"asked again in {seconds:.0f} s: {error}")
+                self._pause(seconds)
 
     def _read(self, piece: Piece) -> None:
         """Make one request and write what comes."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,13 +140,29 @@ def _compare(name: str, path: Path, asset: Asset, record: Path) -> VerifyResult:
 def _run(
     tasks: list[Callable[[], VerifyResult]], jobs: int, progress: Progress
 ) -> list[VerifyResult]:
-    results: list[VerifyResult] = []
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        try:
-            for result in pool.map(lambda task: task(), tasks):
-                results.append(result)
-                progress("verify", len(results), len(tasks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return results
+    """Run tasks on a few threads; they are daemons, so that an interrupt need not wait."""
+    results: dict[int, VerifyResult] = {}
+    todo = iter(enumerate(tasks))
+    finished: queue.SimpleQueue[tuple[int, VerifyResult | Exception]] = queue.SimpleQueue()
+    guard = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with guard:
+                index, task = next(todo, (-1, None))
+            if task is None:
+                return
+            try:
+                finished.put((index, task()))
+            except Exception as error:  # for the caller's thread
+                finished.put((index, error))
+
+    for _ in range(min(max(1, jobs), len(tasks))):
+        threading.Thread(target=work, daemon=True).start()
+    while len(results) < len(tasks):
+        index, result = finished.get()
+        if isinstance(result, Exception):
+            raise result
+        results[index] = result
+        progress("verify", len(results), len(tasks))
+    return [results[index] for index in range(len(tasks))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -16,7 +17,9 @@ from spikedata.origins import (
     TransientError,
     host_of,
     raise_if_transient,
+    read_json,
     retry_after,
+    understood,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +85,10 @@ class Zenodo:
         if listed is None:
             raise FetchError(f"{self} has no file {asset.path}; check the path and the record.")
         agree(asset, listed, str(self))
-        return asset.model_copy(update={"size": listed.size, "md5": asset.md5 or listed.md5})
+        found = asset.model_copy(update={"size": listed.size, "md5": asset.md5 or listed.md5})
+        if not found.is_pinned:
+            raise FetchError(f"{self} states no MD5 of {asset.path}; pin one in the manifest.")
+        return found
 
     def locate(self, asset: Asset) -> str:
         """Return the address of the bytes of an asset."""
@@ -103,27 +109,20 @@ class Zenodo:
     def _read(self, which: str) -> Listing:
         """Ask for a record once."""
         body = self._get(f"{self._api}/records/{which}")
-        about = body.get("metadata") or {}
-        files = tuple(
-            Listed(
-                path=str(one.get("key")),
-                size=int(one.get("size") or 0),
-                md5=str(one.get("checksum") or "").removeprefix("md5:") or None,
+        with understood(self):
+            about = body.get("metadata") or {}
+            names = "; ".join(str(one.get("name")) for one in about.get("creators") or [])
+            title = str(about.get("title") or "")
+            doi = body.get("doi") or about.get("doi")
+            year = str(about.get("publication_date") or "")[:4]
+            return Listing(
+                version=str(body.get("id") or self._source.record),
+                title=title,
+                licence=_spdx(str((about.get("license") or {}).get("id") or "")),
+                citation=f"{names} ({year}) {title} [Data set]. Zenodo. https://doi.org/{doi}",
+                doi=doi,
+                files=tuple(_listed(one) for one in body.get("files") or []),
             )
-            for one in body.get("files") or []
-        )
-        names = "; ".join(str(one.get("name")) for one in about.get("creators") or [])
-        title = str(about.get("title") or "")
-        doi = body.get("doi") or about.get("doi")
-        year = str(about.get("publication_date") or "")[:4]
-        return Listing(
-            version=str(body.get("id") or self._source.record),
-            title=title,
-            licence=_spdx(str((about.get("license") or {}).get("id") or "")),
-            citation=f"{names} ({year}) {title} [Data set]. Zenodo. https://doi.org/{doi}",
-            doi=doi,
-            files=files,
-        )
 
     def _get(self, url: str) -> dict:
         import requests
@@ -132,30 +131,34 @@ class Zenodo:
             self._session = requests.Session()
             self._session.auth = lambda request: request  # open data: no password of ~/.netrc
         try:
-            reply = self._session.get(url, timeout=self._timeout)
+            reply = self._session.get(url, timeout=self._timeout, stream=True)
+            if not reply.ok:
+                reply.close()
+            if reply.status_code in RETRY_STATUSES:
+                raise TransientError(
+                    f"{self} answered {reply.status_code} {reply.reason}",
+                    wait=retry_after(reply.headers),
+                )
+            if not reply.ok:
+                raise FetchError(
+                    f"{self} answered {reply.status_code} {reply.reason}; "
+                    "check the record's number."
+                )
+            return read_json(reply, self)
         except requests.RequestException as error:
             raise_if_transient(error, self._timeout)
             raise FetchError(f"{self} cannot be asked: {error}.") from None
-        if reply.status_code in RETRY_STATUSES:
-            raise TransientError(
-                f"{self} answered {reply.status_code} {reply.reason}",
-                wait=retry_after(reply.headers),
-            )
-        if not reply.ok:
-            raise FetchError(
-                f"{self} answered {reply.status_code} {reply.reason}; check the record's number."
-            )
-        try:
-            body = reply.json()
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise FetchError(f"{self} did not answer in JSON; is its address that of a Zenodo API?")
-        return body
 
     def __str__(self) -> str:
         place = "Zenodo" if self._source.api_url is None else host_of(self._api)
         return f"{place} record {self._source.record}"
+
+
+def _listed(one: dict) -> Listed:
+    """Return a file of a record; a checksum other than MD5 is none."""
+    kind, _, value = str(one.get("checksum") or "").rpartition(":")
+    md5 = value if kind in ("", "md5") and re.fullmatch(r"[0-9a-f]{32}", value) else None
+    return Listed(path=str(one.get("key")), size=int(one.get("size") or 0), md5=md5)
 
 
 def _spdx(licence: str) -> str:

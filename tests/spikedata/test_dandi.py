@@ -235,6 +235,52 @@ def test_a_refused_key_is_told_from_a_missing_one(server, manifest, tmp_path, mo
     assert "k3y" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "sent"), [("k3y\r\n", "token k3y"), ("k3y", "token k3y")])
+def test_a_key_is_sent_without_the_line_end_of_its_file(
+    server, manifest, tmp_path, monkeypatch, key, sent
+):
+    monkeypatch.setenv(key_variable(server), key)
+
+    assert fetch_raising(manifest, tmp_path).status == "done"
+    assert {seen.authorization for seen in server.log} == {sent, None}
+
+
+@pytest.mark.parametrize("key", ["k3y k3y", "schlüssel", "k3y\rk3y"])
+def test_a_key_that_is_none_is_refused_without_being_shown(
+    server, manifest, tmp_path, monkeypatch, key
+):
+    monkeypatch.setenv(key_variable(server), key)
+
+    with pytest.raises(FetchError, match="has characters that no key has") as caught:
+        fetch_raising(manifest, tmp_path)
+
+    assert key not in str(caught.value)
+    assert server.log == []
+
+
+def test_a_key_goes_before_a_password_of_netrc(server, manifest, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv(key_variable(server), "k3y")
+
+    assert fetch_raising(manifest, tmp_path).status == "done"
+    assert {seen.authorization for seen in server.log} == {"token k3y", None}
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"digest": ["x"]}', b'{"contentSize": "abc"}', b"[" * 100_000, b'{"path": 1, "d'],
+    ids=["list", "word", "deep", "cut"],
+)  # fmt: skip
+def test_an_answer_of_another_shape_fails_its_asset_only(server, manifest, tmp_path, body):
+    server.inject("api", status=200, body=body, times=None)
+
+    (result,) = fetch(manifest, tmp_path, retry=QUICK)
+
+    assert result.status == "failed"
+    assert "did not answer in JSON" in result.message or "not known" in result.message
+
+
 # ------------------------------------------------------------------ imports
 
 

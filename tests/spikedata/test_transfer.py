@@ -117,20 +117,20 @@ def test_a_server_that_ignores_range_is_read_from_the_start(server, manifest, tm
 @pytest.mark.parametrize("lie", ["bytes 5-9/10", "bytes 0-99/*", "nonsense"])
 def test_a_body_that_begins_elsewhere_is_not_appended(server, manifest, tmp_path, lie):
     server.inject("files", cut=300_000)
-    server.inject("files", content_range=lie)
+    server.inject("files", content_range=lie, times=2)
 
     assert only(fetch(manifest, tmp_path, retry=QUICK)).path.read_bytes() == DATA
-    assert server.ranges("files")[-1] is None
+    assert server.ranges("files") == [None, "bytes=300000-", "bytes=300000-", None]
 
 
 def test_416_for_a_part_that_the_server_can_continue_no_longer_starts_over(
     server, manifest, tmp_path
 ):
     server.inject("files", cut=300_000)
-    server.inject("files", status=416)
+    server.inject("files", status=416, times=2)
 
     assert only(fetch(manifest, tmp_path, retry=QUICK)).path.read_bytes() == DATA
-    assert server.ranges("files")[-1] is None
+    assert server.ranges("files") == [None, "bytes=300000-", "bytes=300000-", None]
 
 
 def test_a_wrong_byte_once_is_downloaded_once_more_from_zero(server, manifest, tmp_path):
@@ -522,3 +522,50 @@ def test_a_file_in_the_place_of_a_folder_gives_a_sentence(manifest, tmp_path):
 
     assert result.status == "failed"
     assert str(tmp_path / "assets") in result.message
+
+
+# ------------------------------------------------------------------ offers of something else
+
+
+@pytest.mark.parametrize("offer", [b"<html>log in</html>", DATA[:-1]])
+def test_what_is_here_outlives_an_offer_of_something_else(server, manifest, tmp_path, offer):
+    """A login page in the place of the file must not cost what came before it."""
+    place = part_of(manifest, tmp_path)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(DATA[:900_000])
+    server.inject("files", replace=offer, times=2, no_range=True)
+
+    with pytest.raises(HashMismatchError, match=f"found {len(offer)} bytes"):
+        fetch_raising(manifest, tmp_path)
+
+    assert place.read_bytes() == DATA[:900_000]
+    assert only(fetch(manifest, tmp_path, retry=QUICK)).bytes == len(DATA) - 900_000
+
+
+def test_redirects_of_the_bytes_are_followed_and_end(server, manifest, tmp_path):
+    target = server.url("files") + "/data/sub-1/a.nwb"
+    server.inject("files", status=302, headers={"Location": target})
+    server.inject("files", status=302, headers={"Location": target}, times=None)
+
+    assert "redirects without end" in only(fetch(manifest, tmp_path, retry=QUICK)).message
+
+    server.faults.clear()
+    server.inject("files", status=302, headers={"Location": target})
+
+    assert only(fetch(manifest, tmp_path, retry=QUICK)).path.read_bytes() == DATA
+
+
+def test_no_password_of_an_address_is_told_or_written(server, tmp_path):
+    (port,) = server.url("files").rsplit(":", 1)[1:]
+    url = f"http://me:PASSWORD@127.0.0.1:{port}/data/?key=QUERYKEY"
+    server.files["/data/a.nwb"] = DATA
+    source = HttpsSource(kind="https", url=url)
+    manifest = manifest_of(source, pin("a.nwb", DATA), pin("b.nwb", DATA))
+
+    results = fetch(manifest, tmp_path, retry=QUICK)
+
+    assert [one.status for one in results] == ["done", "failed"]
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for secret in ("PASSWORD", "QUERYKEY"):
+        assert all(secret not in one.message for one in results)
+        assert all(secret.encode() not in content for content in written)

@@ -236,3 +236,24 @@ def test_a_record_without_some_of_its_metadata_is_still_listed(server, monkeypat
 def test_the_newest_version_of_an_unknown_record_gives_a_sentence(server):
     with pytest.raises(FetchError, match="check the record's number"):
         Zenodo(source_of(server, "404")).newest()
+
+
+@pytest.mark.parametrize("checksum", [None, "", "sha256:" + "0" * 64, "md5:short"])
+def test_a_file_without_an_md5_is_refused_unless_the_manifest_pins_one(monkeypatch, checksum):
+    record = {"id": 7, "files": [{"key": "a.mat", "size": 3, "checksum": checksum}]}
+    zenodo = Zenodo(ZenodoSource(kind="zenodo", record="7"))
+    monkeypatch.setattr(zenodo, "_get", lambda url: record)
+    pinned = pin("a.mat", b"abc")
+
+    assert zenodo.find(pinned) == pinned
+    with pytest.raises(FetchError, match=r"states no MD5 of a\.mat"):
+        zenodo.find(pinned.model_copy(update={"sha256": None}))
+
+
+@pytest.mark.parametrize("files", [{"enabled": True, "entries": {}}, ["a"], [{"size": "big"}], 3])
+def test_a_record_of_another_shape_gives_a_sentence(monkeypatch, files):
+    zenodo = Zenodo(ZenodoSource(kind="zenodo", record="7"))
+    monkeypatch.setattr(zenodo, "_get", lambda url: {"files": files})
+
+    with pytest.raises(FetchError, match="answered in a shape that is not known"):
+        zenodo.find(pin("a.mat", b"abc"))
