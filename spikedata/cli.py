@@ -25,13 +25,13 @@ from spikedata.cli_options import (
     StoreOption,
     SubjectOption,
     finish,
+    selected,
     store_path,
 )
 from spikedata.console import format_bytes, print_json, print_table, progress_bar, say
 from spikedata.counts import counts
 from spikedata.errors import SpikedataError
 from spikedata.manifest import Manifest, list_manifests, load_manifest
-from spikedata.selection import select
 from spikedata.store import Store
 from spikedata.version import __version__
 
@@ -117,14 +117,7 @@ def ingest(
     """Harmonise the fetched files of a manifest into the store; finished ones are skipped."""
     from spikedata.ingest import ingest as run
 
-    chosen = select(
-        load_manifest(manifest),
-        include=include or (),
-        exclude=exclude or (),
-        subjects=subject or (),
-        roles=role or (),
-        limit=limit,
-    )
+    chosen = selected(manifest, include, exclude, subject, role, limit)
     with progress_bar() as progress:
         results = run(
             chosen,

@@ -19,11 +19,11 @@ from spikedata.cli_options import (
     RoleOption,
     SubjectOption,
     finish,
+    selected,
 )
 from spikedata.console import format_bytes, print_json, print_table, progress_bar, say
 from spikedata.folder import Folder
 from spikedata.manifest import Manifest, load_manifest
-from spikedata.selection import select
 
 __all__ = ["fetch", "verify"]
 
@@ -60,14 +60,7 @@ def fetch(
     """Bring every asset of a manifest here, verified; what is here already is not sent again."""
     from spikedata.fetch import fetch as run
 
-    chosen = select(
-        load_manifest(manifest),
-        include=include or (),
-        exclude=exclude or (),
-        subjects=subject or (),
-        roles=role or (),
-        limit=limit,
-    )
+    chosen = selected(manifest, include, exclude, subject, role, limit)
     cache = cache or default_cache()
     if dry_run:
         _show_plan(chosen, cache, Folder(from_folder) if from_folder else None, as_json)

@@ -11,6 +11,8 @@ import typer
 
 from spikedata.cache import default_cache
 from spikedata.console import print_json, print_table, say
+from spikedata.manifest import Manifest, load_manifest
+from spikedata.selection import select
 
 __all__ = [
     "CacheOption",
@@ -23,6 +25,7 @@ __all__ = [
     "StoreOption",
     "SubjectOption",
     "finish",
+    "selected",
     "store_path",
 ]
 
@@ -59,6 +62,25 @@ RoleOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option(min=1, help="Only the first so many of what is selected.")
 ]
+
+
+def selected(
+    manifest: str,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    subject: list[str] | None,
+    role: list[str] | None,
+    limit: int | None,
+) -> Manifest:
+    """Return what the options of a command select from a manifest."""
+    return select(
+        load_manifest(manifest),
+        include=include or (),
+        exclude=exclude or (),
+        subjects=subject or (),
+        roles=role or (),
+        limit=limit,
+    )
 
 
 def store_path(store: Path | None, cache: Path | None = None) -> Path:

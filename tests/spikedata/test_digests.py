@@ -90,4 +90,6 @@ def test_a_listing_that_contradicts_a_pin_is_refused_with_both(name):
 
 
 def test_what_a_listing_or_a_manifest_does_not_say_agrees():
-    agree(asset(sha256=SHA, size=None), Listed("a.nwb", 5, md5=MD5), "here")
+    listed = Listed("a.nwb", 5, md5=MD5)
+
+    assert agree(asset(sha256=SHA, size=None), listed, "here") is None
