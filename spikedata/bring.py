@@ -90,6 +90,8 @@ class Bringer:
     ):
         if mirror is not None and not mirror.startswith(("http://", "https://")):
             raise FetchError(f"The mirror '{mirror}' is no http or https address.")
+        if mirror is not None and offline:
+            raise FetchError("Offline no server is asked, a mirror neither: leave out one of them.")
         self._manifest, self._cache = manifest, cache
         self._folder, self._mirror, self._offline = folder, mirror, offline
         self._retry, self._stop = retry or Retry(), stop or threading.Event()

@@ -111,6 +111,12 @@ def _show_plan(manifest: Manifest, cache: Path, folder: Folder | None, as_json: 
         + f"; {'at least ' if unknown else ''}{missing / 1e9:.2f} GB to come, "
         f"{free / 1e9:.2f} GB free in {cache}."
     )
+    for dataset in manifest.datasets:
+        if dataset.source.kind == "dandi" and dataset.source.version == "draft":
+            say(
+                f"{dataset.id} is pinned to the draft of dandiset {dataset.source.dandiset}: a "
+                "file that was replaced there since can no longer be fetched."
+            )
     if missing > free:
         say("The disk cannot hold that: free some, name another --cache, or select less.")
 

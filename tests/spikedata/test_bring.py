@@ -104,6 +104,11 @@ def test_a_mirror_that_is_down_is_no_failure(manifest, tmp_path, mirror):
     assert result.message.startswith("the mirror d")
 
 
+def test_a_mirror_is_refused_offline(manifest, tmp_path):
+    with pytest.raises(FetchError, match="leave out one of them"):
+        fetch(manifest, tmp_path, mirror="http://127.0.0.1:9", offline=True)
+
+
 def test_a_mirror_that_is_no_address_is_refused(manifest, tmp_path):
     with pytest.raises(FetchError, match="mirror 'ftp://x' is no http or https address"):
         fetch(manifest, tmp_path, mirror="ftp://x")
