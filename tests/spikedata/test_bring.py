@@ -157,10 +157,8 @@ def test_offline_a_file_of_this_machine_is_still_copied(tmp_path):
     assert only(fetch(manifest, tmp_path / "cache", offline=True)).status == "done"
 
 
-def test_offline_neither_source_nor_mirror_is_asked(server, manifest, tmp_path):
-    mirror = server.url("files") + "/mirror"
-
-    result = only(fetch(manifest, tmp_path, offline=True, mirror=mirror))
+def test_offline_the_source_is_not_asked(server, manifest, tmp_path):
+    result = only(fetch(manifest, tmp_path, offline=True))
 
     assert result.status == "failed"
     assert result.message == "data/a (sub-1/a.nwb): it is not here, and offline no server is asked."
