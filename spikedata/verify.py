@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from spikedata.cache import Record, as_recorded, asset_path, record_path
 from spikedata.digests import conflict, digests_of, pin_of
-from spikedata.manifest import Asset, Manifest
+from spikedata.manifest import Asset, Dataset, Manifest
 from spikedata.progress import Progress, silent
 
 __all__ = ["VerifyResult", "verify", "verify_cache"]
@@ -67,26 +67,18 @@ def verify(
         wrong one is forgotten, so that the next fetch replaces it.
     """
 
-    def check(name: str, path: Path, record: Path, asset: Asset, known: Asset) -> VerifyResult:
+    def check(dataset: Dataset, asset: Asset) -> VerifyResult:
+        name, path = dataset.recording_id(asset), asset_path(cache, dataset, asset)
         if not path.is_file():
             return VerifyResult(name, path, "missing", f"{name}: {asset.path} was not fetched.")
+        known = as_recorded(cache, dataset, asset)
         if not known.is_pinned:
             return VerifyResult(
                 name, path, "wrong", f"{name}: neither the manifest nor a fetch knows its hash."
             )
-        return _compare(name, path, known, record)
+        return _compare(name, path, known, record_path(cache, dataset, asset))
 
-    tasks = [
-        partial(
-            check,
-            dataset.recording_id(asset),
-            asset_path(cache, dataset, asset),
-            record_path(cache, dataset, asset),
-            asset,
-            as_recorded(cache, dataset, asset),
-        )
-        for dataset, asset in manifest.items()
-    ]
+    tasks = [partial(check, dataset, asset) for dataset, asset in manifest.items()]
     return _run(tasks, jobs, progress)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,18 @@ from hypothesis import settings
 from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
 from spikedata.store import Store
+from tests.loopback import Loopback
 
 settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[Loopback]:
+    """Stand-ins of the archives, on loopback."""
+    with Loopback() as server:
+        yield server
 
 
 def build_recording(

@@ -24,12 +24,6 @@ NIL = "00000000-0000-0000-0000-000000000000"
 UNKNOWN = "11111111-1111-4111-8111-111111111111"
 
 
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
-
-
 @pytest.fixture(name="asset")
 def _asset(server: Loopback) -> RemoteAsset:
     return server.add(DANDISET, VERSION, PATH, DATA)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,12 +26,6 @@ from tests.loopback import QUICK, Loopback, manifest_of, only, pin
 DANDISET, VERSION, PATH = "000001", "0.250122.1735", "sub-1/a.nwb"
 DATA = bytes(range(256)) * 40
 SECRET = "k3y-that-nobody-may-see"
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 def source_of(server: Loopback, version: str = VERSION) -> DandiSource:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ from tests.loopback import QUICK, Loopback, files_in, manifest_of, only, part_of
 
 DATA = bytes(range(256)) * 400
 Usage = namedtuple("Usage", ["total", "used", "free"])
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 @pytest.fixture(name="manifest")

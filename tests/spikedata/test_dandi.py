@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ from tests.loopback import Loopback, manifest_of, pin
 DATA = bytes(range(256)) * 2000
 QUICK = Retry(attempts=4, base=0.001)
 DANDISET, VERSION, PATH = "000001", "0.250122.1735", "sub-1/sub-1_ecephys.nwb"
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 @pytest.fixture(name="source")

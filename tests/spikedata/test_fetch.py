@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from spikedata.manifest import Asset, DandiSource, FileSource, HttpsSource, Mani
 from tests.loopback import QUICK, Loopback, fetch_raising, files_in, manifest_of, only, part_of, pin
 
 DATA = bytes(range(256)) * 4000 + b"end"  # about 1 MB: several chunks
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 @pytest.fixture(name="manifest")

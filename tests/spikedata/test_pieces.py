@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,6 @@ SIZE, PIECE = 1_000_000, 50_000
 DATA = bytes(range(251)) * (SIZE // 251 + 1)
 DATA = DATA[:SIZE]  # no two pieces are the same
 JOURNAL = ".pieces"
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 @pytest.fixture(name="manifest")

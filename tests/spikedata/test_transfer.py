@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -30,12 +29,6 @@ from tests.loopback import QUICK, Loopback, fetch_raising, files_in, manifest_of
 
 DATA = bytes(range(256)) * 4000 + b"end"  # about 1 MB: several chunks
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[Loopback]:
-    with Loopback() as server:
-        yield server
 
 
 @pytest.fixture(name="manifest")
