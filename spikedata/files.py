@@ -6,8 +6,12 @@ import hashlib
 import os
 import uuid
 from pathlib import Path
+from typing import IO
 
-__all__ = ["sha256_of", "sync_file", "sync_folder", "write_whole"]
+__all__ = ["Source", "sha256_of", "sync_file", "sync_folder", "write_whole"]
+
+Source = Path | IO[bytes]
+"""A file on this machine, or an open one that can seek and has a ``name``."""
 
 
 def sha256_of(path: Path) -> str:

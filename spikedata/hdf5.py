@@ -6,15 +6,20 @@ followed: a path given by a stranger must not decide what is read on this machin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
 from spikedata.errors import HarmonizeError
+from spikedata.files import Source
 
 __all__ = ["Hdf5File", "is_damage", "number_of", "text_of"]
+
+Result = TypeVar("Result")
 
 MAX_BYTES = 16 * 2**30  # one array; a hostile file can claim any shape in a few bytes
 MAX_LINKS = 16  # soft links followed one after another
@@ -25,7 +30,7 @@ class Hdf5File:
 
     Parameters
     ----------
-    path : Path
+    source : Path or binary file
         The file.
 
     Raises
@@ -34,10 +39,14 @@ class Hdf5File:
         If it does not exist, is not HDF5, or is cut short.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Source) -> None:
+        path = Path(source.name if not isinstance(source, Path) else source)
         self.name = path.name
         try:
-            self.root = _open_for_reading(path)
+            if isinstance(source, Path):
+                self.root = _open_for_reading(source)
+            else:
+                self.root = h5py.File(source, "r")
         except FileNotFoundError:
             raise HarmonizeError(f"{path}: there is no such file.") from None
         except OSError as error:
@@ -110,22 +119,41 @@ class Hdf5File:
             )
         return data
 
+    def read_floats(self, data: h5py.Dataset) -> np.ndarray:
+        """Return a whole array of numbers as float64, in one read and one piece of memory."""
+        self._check_size(data, 8)
+        values = np.empty(data.shape, np.float64)
+        if values.size:
+            self._guarded(data, lambda: data.read_direct(values))
+        return values
+
     def read(self, data: h5py.Dataset) -> np.ndarray:
         """Return a whole array, strings as str, in one read."""
-        size = (data.size or 0) * data.dtype.itemsize
+        self._check_size(data, data.dtype.itemsize)
+        return self._guarded(data, lambda: _values(data))
+
+    def _check_size(self, data: h5py.Dataset, itemsize: int) -> None:
+        size = (data.size or 0) * itemsize
         if size > MAX_BYTES:
             raise HarmonizeError(
                 f"{self.name}: `{data.name}` claims {size:,} bytes, more than the "
                 f"{MAX_BYTES:,} that are read at once."
             )
+
+    def _guarded(self, data: h5py.Dataset, read: Callable[[], Result]) -> Result:
+        """Return what `read` returns, or say that the array is damaged."""
         try:
-            if h5py.check_string_dtype(data.dtype) is None:
-                return np.asarray(data[()])
-            return np.asarray(data.asstr(errors="replace")[()], dtype=str)
+            return read()
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             raise HarmonizeError(
                 f"{self.name}: `{data.name}` cannot be read ({error}); the file is damaged."
             ) from None
+
+
+def _values(data: h5py.Dataset) -> np.ndarray:
+    if h5py.check_string_dtype(data.dtype) is None:
+        return np.asarray(data[()])
+    return np.asarray(data.asstr(errors="replace")[()], dtype=str)
 
 
 def is_damage(error: BaseException | None) -> bool:
@@ -174,6 +202,8 @@ def _open_for_reading(path: Path) -> h5py.File:
 
 
 def _why_not_open(path: Path, error: OSError) -> str:
+    if not path.exists():  # an open file of another kind
+        return f"this cannot be read as HDF5 ({error})."
     if path.is_dir():
         return "this is a folder, expected an NWB file."
     if path.stat().st_size == 0:

@@ -16,11 +16,13 @@ import h5py
 import numpy as np
 
 from spikedata.errors import HarmonizeError, did_you_mean
+from spikedata.files import Source
 from spikedata.hdf5 import Hdf5File, is_damage, number_of, text_of
 
 __all__ = ["Entry", "NwbFile", "SeriesData", "TableData", "UnitTable"]
 
 MAX_DEPTH = 16  # a hostile file can nest groups without end
+ELECTRODES = "general/extracellular_ephys/electrodes"
 SEARCHED = ("units", "acquisition", "processing", "intervals", "stimulus", "scratch")
 
 
@@ -51,12 +53,11 @@ class UnitTable:
     ----------
     name : ndarray, shape (U,), str
         The units' ids in the file.
-    spike_time : ndarray, shape (N,), float64
-        Spike times in seconds, unit after unit, as the file has them.
     spike_bound : ndarray, shape (U + 1,), int64
-        Unit u has ``spike_time[spike_bound[u]:spike_bound[u + 1]]``.
+        Unit u has rows ``spike_bound[u]`` to ``spike_bound[u + 1]`` of `NwbFile.read_spikes`.
     columns : mapping of str to ndarray, shape (U,)
-        Columns with one value per unit; ``"area"`` when the file says where a unit lies.
+        Columns with one value per unit; ``"area"`` and ``"electrode"`` (label or id of the
+        unit's first electrode) when the file says where a unit lies.
     observed : ndarray, shape (K, 2), float64, optional
         Observation intervals in seconds, unit after unit.
     observed_bound : ndarray, shape (U + 1,), int64, optional
@@ -65,7 +66,6 @@ class UnitTable:
 
     path: str
     name: np.ndarray
-    spike_time: np.ndarray
     spike_bound: np.ndarray
     columns: dict[str, np.ndarray]
     observed: np.ndarray | None = None
@@ -114,8 +114,8 @@ class NwbFile:
 
     Parameters
     ----------
-    path : Path
-        The file.
+    path : Path or binary file
+        The file, or an open one that can seek and has a ``name``.
 
     Raises
     ------
@@ -123,9 +123,9 @@ class NwbFile:
         If it is no HDF5 file, is cut short, or is not NWB.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self._h5 = Hdf5File(self.path)
+    def __init__(self, path: Source) -> None:
+        self._h5 = Hdf5File(path)
+        self.path = Path(self._h5.name)
         if "nwb_version" not in self._h5.root.attrs:
             self.close()
             raise HarmonizeError(
@@ -216,7 +216,7 @@ class NwbFile:
     # -------------------------------------------------------------- the arrays
 
     def read_units(self) -> UnitTable:
-        """Return the units table with all spike times in one read.
+        """Return the units table; `read_spikes` then reads the spike times themselves.
 
         Raises
         ------
@@ -235,17 +235,20 @@ class NwbFile:
         if "id" in table:
             found = self._h5.read(self._h5.dataset(f"{path}/id"))
             name = found.astype(str) if found.shape == (count,) else name
-        spikes, bound = self._ragged(f"{path}/spike_times", count)
+        bound = self._bound(f"{path}/spike_times", count)
         observed = observed_bound = None
         if "obs_intervals" in table and "obs_intervals_index" in table:
-            found, observed_bound = self._ragged(f"{path}/obs_intervals", count)
+            observed_bound = self._bound(f"{path}/obs_intervals", count)
+            found = self._h5.read_floats(self._h5.dataset(f"{path}/obs_intervals"))
             observed = found if found.shape[1:] == (2,) else None
         every = self._columns(path, count)[0]
         columns = {column: values for column, values in every.items() if values.ndim == 1}
-        area = self._areas(path, count, columns)
-        if area is not None:
-            columns["area"] = area
-        return UnitTable(path, name, spikes.ravel(), bound, columns, observed, observed_bound)
+        columns.update(self._places(path, count, columns))
+        return UnitTable(path, name, bound, columns, observed, observed_bound)
+
+    def read_spikes(self, table: UnitTable) -> np.ndarray:
+        """Return all spike times (s, float64, shape (N,)), unit after unit, in one read."""
+        return self._h5.read_floats(self._h5.dataset(f"{table.path}/spike_times")).ravel()
 
     def read_series(self, path: str) -> SeriesData:
         """Return one series as ``data * conversion + offset``, at its own times.
@@ -316,8 +319,8 @@ class NwbFile:
             )
         return found[0]
 
-    def _ragged(self, path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a ragged column whole, with the row bounds of each of `count` units."""
+    def _bound(self, path: str, count: int) -> np.ndarray:
+        """Return the row bounds of each of `count` units in a ragged column of numbers."""
         values = self._h5.dataset(path)
         ends = np.asarray(self._h5.read(self._h5.dataset(f"{path}_index")))
         if values.dtype.kind not in "fiu" or ends.dtype.kind not in "iu" or ends.ndim != 1:
@@ -329,7 +332,7 @@ class NwbFile:
                 f"{int(bound.max())} values, the column has {len(values)} for {count} units: "
                 "the file is cut or damaged; fetch it again or leave it out."
             )
-        return np.asarray(self._h5.read(values), np.float64), bound
+        return bound
 
     def _columns(self, path: str, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the columns with one row per row of the table, and the names of the others."""
@@ -350,23 +353,34 @@ class NwbFile:
             columns[name] = values[:, 0] if values.shape[1:] == (1,) else values
         return columns, skipped
 
-    def _areas(self, path: str, count: int, columns: dict[str, np.ndarray]) -> np.ndarray | None:
-        """Return where each unit lies: its own column, its first electrode's, or its group's."""
-        if "location" in columns:
-            return columns["location"].astype(str)
-        table = set(self._h5.names(path))
-        places = "general/extracellular_ephys/electrodes/location"
-        if {"electrodes", "electrodes_index"} <= table and self._h5.find(places) is not None:
-            rows, bound = self._ragged(f"{path}/electrodes", count)
-            place = np.append(self._h5.read(self._h5.dataset(places)), "")
-            first = np.append(rows, -1)[bound[:-1]].astype(np.int64)
-            known = (bound[1:] > bound[:-1]) & (first >= 0) & (first < len(place) - 1)
-            return place[np.where(known, first, -1)].astype(str)
-        if "electrode_group" in table:
+    def _places(
+        self, path: str, count: int, columns: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Return area and electrode of each unit, as far as the file says.
+
+        The area is the unit's own location, or that of its first electrode or its group.
+        """
+        found, table = {}, set(self._h5.names(path))
+        electrodes = set(self._h5.names(ELECTRODES))
+        if {"electrodes", "electrodes_index"} <= table and electrodes:
+            bound = self._bound(f"{path}/electrodes", count)
+            rows = self._h5.read_floats(self._h5.dataset(f"{path}/electrodes")).ravel()
+            first = np.append(rows, -1)[bound[:-1]]
+            first = np.where(bound[1:] > bound[:-1], first, -1).astype(np.int64)
+            for name, sources in (("area", ("location",)), ("electrode", ("label", "id"))):
+                source = next((one for one in sources if one in electrodes), None)
+                if source is not None:
+                    values = self._h5.read(self._h5.dataset(f"{ELECTRODES}/{source}"))
+                    known = (first >= 0) & (first < len(values))
+                    texts = np.append(values.astype(str).ravel(), "")
+                    found[name] = texts[np.where(known, first, -1)]
+        elif "electrode_group" in table:
             groups = self._h5.read(self._h5.dataset(f"{path}/electrode_group"))
             if len(groups) == count:
-                return np.array([self._h5.text_behind(one, "location") for one in groups], str)
-        return None
+                found["area"] = np.array([self._h5.text_behind(g, "location") for g in groups], str)
+        if "location" in columns:
+            found["area"] = columns["location"].astype(str)
+        return found
 
     def _scaled(self, data: h5py.Dataset) -> tuple[np.ndarray, bool]:
         """Return ``data * conversion + offset`` as floats, and whether the conversion was junk."""

@@ -41,6 +41,9 @@ class UnitOptions(FileModel):
 
     columns: tuple[str, ...] | None = None
     area: str | None = None
+    areas: dict[str, str] = {}
+    sorting: Literal["sorted", "threshold crossings", "multi-unit"] | None = None
+    at_least: dict[str, float] = {}
     keep: dict[str, tuple[str | int | float | bool, ...]] = {}
     min_spikes: Annotated[int, Field(ge=0)] = 0
 
@@ -81,7 +84,7 @@ class ChronologicalSplit(FileModel):
     train: Annotated[float, Field(gt=0, le=1)] = 0.7
     valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    gap: Annotated[float, Field(ge=0)] = 0.0
+    gap: Annotated[float, Field(ge=0)] = 1.0  # s: a window of the POYO paper reaches no further
     blocks: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,14 @@ from spikedata.errors import IntervalError, did_you_mean
 from spikedata.intervals import IntervalSet
 from spikedata.recording import SPLITS
 
-__all__ = ["chronological_split", "column_split", "leakage", "without_leakage"]
+__all__ = [
+    "chronological_split",
+    "column_split",
+    "leakage",
+    "shuffled_rows",
+    "split_table",
+    "without_leakage",
+]
 
 
 def chronological_split(
@@ -73,7 +80,7 @@ def chronological_split(
             end = np.inf if last else _time_at(covered, (block + done) / blocks * covered.duration)
             parts[name] = parts[name].union(_clip(covered, begin, end))
             begin = end + gap
-    return _table(parts)
+    return split_table(parts)
 
 
 def column_split(
@@ -114,7 +121,7 @@ def column_split(
             f"{', '.join(np.unique(found)[:8])}."
         )
     parts = {name: table.where(wanted == name).intersection(within) for name in SPLITS}
-    result = _table(parts)
+    result = split_table(parts)
     if not result.is_disjoint:
         row = int(np.argmax(result.start[1:] < result.end[:-1]))
         raise IntervalError(
@@ -142,7 +149,7 @@ def without_leakage(table: IntervalSet, reach: float) -> IntervalSet:
     parts = {name: table.where(names == name).coalesce() for name in SPLITS}
     held_out = parts["valid"].union(parts["test"])
     parts["train"] = parts["train"].difference(held_out.dilate(reach))
-    return _table(parts)
+    return split_table(parts)
 
 
 def _time_at(covered: IntervalSet, amount: float) -> float:
@@ -161,7 +168,25 @@ def _clip(covered: IntervalSet, begin: float, end: float) -> IntervalSet:
     return IntervalSet(start[kept], stop[kept])
 
 
-def _table(parts: Mapping[str, IntervalSet]) -> IntervalSet:
+def shuffled_rows(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Return the sorted row numbers of each share of `count` shuffled rows.
+
+    Each share is rounded to whole rows; the largest takes what is left over.
+
+    References
+    ----------
+    The rule by which torch_brain 0.2.1 splits trials (``Interval.split`` with ``shuffle=True``):
+    the same numbers for the same seed.
+    """
+    sizes = [round(share * count) for share in shares]
+    largest = int(np.argmax(sizes))
+    sizes[largest] += count - sum(sizes)
+    order = np.random.default_rng(seed).permutation(count)
+    return [np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def split_table(parts: Mapping[str, IntervalSet]) -> IntervalSet:
+    """Return the intervals of each split (by name, as in `SPLITS`) as one table of a scheme."""
     names = np.repeat(np.array(list(parts), "U5"), [len(part) for part in parts.values()])
     start = np.concatenate([part.start for part in parts.values()])
     end = np.concatenate([part.end for part in parts.values()])

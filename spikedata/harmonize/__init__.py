@@ -5,27 +5,27 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 from spikedata.checks import run_checks
 from spikedata.errors import CheckFailedError, HarmonizeError, IntervalError, did_you_mean
+from spikedata.files import Source
 from spikedata.manifest import Asset, Dataset
 from spikedata.recording import Recording
 
 __all__ = ["Harmonizer", "find_harmonizer", "harmonize"]
 
-Harmonizer = Callable[[Path, Dataset, Asset], Recording]
+Harmonizer = Callable[[Source, Dataset, Asset], Recording]
 """Called with the file, the dataset and the asset; returns the recording."""
 
 
-def harmonize(path: Path, dataset: Dataset, asset: Asset) -> Recording:
+def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
     """Return the recording that an asset's file becomes, after all checks have passed.
 
     Parameters
     ----------
-    path : Path
-        The asset's file on this machine.
+    source : Path or binary file
+        The asset's file on this machine, or an open one that can seek and has a ``name``.
     dataset, asset : Dataset, Asset
         What the manifest says of it.
 
@@ -43,7 +43,7 @@ def harmonize(path: Path, dataset: Dataset, asset: Asset) -> Recording:
     """
     function = find_harmonizer(dataset.harmonize.harmonizer)
     try:
-        recording = function(Path(path), dataset, asset)
+        recording = function(source, dataset, asset)
     except IntervalError as error:  # times that make no sense; it does not know where it was
         raise HarmonizeError(f"{dataset.recording_id(asset)}: {error}") from error
     problems = [found.message for found in run_checks(recording) if found.severity == "error"]
@@ -63,7 +63,7 @@ def find_harmonizer(name: str) -> Harmonizer:
         If there is none of that name.
     """
     module_name, _, function_name = name.partition(":")
-    known = [found.name for found in pkgutil.iter_modules(__path__) if found.name != "series"]
+    known = [found.name for found in pkgutil.iter_modules(__path__)]
     if not function_name and name not in known:
         raise HarmonizeError(
             f"No harmoniser is called '{name}'; {did_you_mean(name, known)} "

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from spikedata.checks import run_checks
 from spikedata.errors import CheckFailedError, HarmonizeError
 from spikedata.harmonize import find_harmonizer, harmonize
 from spikedata.intervals import IntervalSet
@@ -95,7 +96,7 @@ def test_units_keep_their_ids_when_others_are_dropped(tiny):
     assert recording.unit_ids.tolist() == [f"lab/s/{row}" for row in (0, 3, 4, 5)]
     assert recording.dropped["units.keep.quality"] == 1
     assert recording.dropped["units.min_spikes"] == 1
-    assert set(recording.units) == {"unit_id", "area", "quality"}
+    assert set(recording.units) == {"unit_id", "area", "electrode", "quality"}
     everything = run(tiny, series=[SPEED])
     for new, old in enumerate((0, 3, 4, 5)):
         mine = recording.spike_time[recording.spike_unit == new]
@@ -299,11 +300,16 @@ def test_an_unnamed_series_without_a_usable_sample_is_skipped_and_told(tiny):
     assert recording.dropped["series.skipped"] == 2
 
 
-def test_a_file_without_behaviour_or_without_the_target_is_told(tmp_path, tiny):
+def test_a_file_without_behaviour_is_a_recording_that_nothing_can_be_decoded_from(tmp_path):
+    recording = run(write_nwb(tmp_path / "a.nwb", with_behavior=False))
+
+    assert (recording.series, recording.n_units) == ({}, 6)
+    assert "there_is_a_target" in {one.check for one in run_checks(recording)}
+
+
+def test_a_file_without_the_target_or_a_named_series_is_refused(tmp_path, tiny):
     path = write_nwb(tmp_path / "a.nwb", with_behavior=False)
 
-    with pytest.raises(HarmonizeError, match="holds no behaviour"):
-        run(path)
     with pytest.raises(HarmonizeError, match="did you mean 'speed'"):
         run(tiny, targets=["sped"])
     with pytest.raises(HarmonizeError, match="no series at"):
@@ -338,7 +344,8 @@ def test_splits_can_come_from_a_column(tiny):
 
 
 def test_chronological_splits_cut_only_what_can_be_decoded(tiny):
-    recording = run(tiny, series=[SPEED], targets=["speed"])
+    splits = {"chronological": {"kind": "chronological", "gap": 0}}
+    recording = run(tiny, series=[SPEED], targets=["speed"], splits=splits)
 
     table = recording.splits["chronological"]
     expected = recording.domain.intersection(IntervalSet.single(0.5, 20.5))

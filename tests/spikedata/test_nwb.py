@@ -46,10 +46,11 @@ def test_everything_is_read_as_pynwb_reads_it(path, original):
     with NWBHDF5IO(str(path), "r") as io, NwbFile(path) as ours:
         theirs = io.read()
         units = ours.read_units()
+        spike_time = ours.read_spikes(units)
         for row in range(len(theirs.units)):
             lo, hi = units.spike_bound[row : row + 2]
             assert np.array_equal(
-                units.spike_time[lo:hi], theirs.units["spike_times"][row], equal_nan=True
+                spike_time[lo:hi], theirs.units["spike_times"][row], equal_nan=True
             )
             if units.observed is not None:
                 lo, hi = units.observed_bound[row : row + 2]
