@@ -12,9 +12,14 @@ from typing import Literal
 
 import numpy as np
 
-from spikedata.recording import SPLITS, Recording
+from spikedata.intervals import IntervalSet, window_bounds
+from spikedata.recording import SPLITS, Recording, Series
+from spikedata.splits import leakage
 
 __all__ = ["CHECKS", "Finding", "run_checks"]
+
+REACH = 1.0  # s: the window of the POYO paper (Azabou et al. 2023, appendix)
+PIECE = 2**20  # spikes looked at at once
 
 Severity = Literal["error", "warning"]
 
@@ -83,25 +88,30 @@ def spikes_are_arrays_of_one_length(recording: Recording) -> Iterator[str]:
 def spike_times_are_sorted(recording: Recording) -> Iterator[str]:
     """Require spike times that are finite and never go back."""
     time = recording.spike_time
-    if not np.isfinite(time).all():
-        yield f"{int((~np.isfinite(time)).sum())} spike times are not finite; drop them."
-    elif np.any(np.diff(time) < 0):
-        row = int(np.argmax(np.diff(time) < 0)) + 1
+    finite, backward = np.isfinite(time), time[1:] < time[:-1]
+    if not finite.all():
+        yield f"{int((~finite).sum())} spike times are not finite; drop them."
+    elif backward.any():
+        row = int(np.argmax(backward)) + 1
         yield f"Spike {row} at {time[row]:.6f} s comes before the one above it; sort them."
 
 
 def spike_units_exist(recording: Recording) -> Iterator[str]:
     """Require that every spike belongs to a row of the unit table."""
     unit, count = recording.spike_unit, len(recording.units.get("unit_id", ()))
-    wrong = (unit < 0) | (unit >= count)
-    if wrong.any():
+    if len(unit) and (unit.min() < 0 or unit.max() >= count):
+        wrong = (unit < 0) | (unit >= count)
         yield f"{int(wrong.sum())} spikes belong to unit {unit[wrong][0]}; there are {count} units."
 
 
 def spikes_lie_in_the_domain(recording: Recording) -> Iterator[str]:
     """Require that no spike lies where nothing was observed."""
-    outside = ~recording.domain.contains(recording.spike_time)
-    if outside.any():
+    time, domain = recording.spike_time, recording.domain
+    lo, hi = window_bounds(time, domain.start, domain.end)
+    if int((hi - lo).sum()) != len(time):  # cheap, and right where times and domain are sorted
+        outside = ~domain.contains(time)
+        if not outside.any():
+            return
         yield (
             f"{int(outside.sum())} spikes, the first at "
             f"{recording.spike_time[outside][0]:.6f} s, lie outside the domain {recording.domain}."
@@ -117,7 +127,7 @@ def the_domain_is_disjoint(recording: Recording) -> Iterator[str]:
 
 
 def series_hold_numbers(recording: Recording) -> Iterator[str]:
-    """Require samples, all finite (their times are checked as a Series is made)."""
+    """Require samples, all finite."""
     for name, series in recording.series.items():
         if len(series) == 0:
             yield f"The series '{name}' has no samples left; look at its rules in `dropped`."
@@ -126,12 +136,28 @@ def series_hold_numbers(recording: Recording) -> Iterator[str]:
             yield f"The series '{name}' has {count} samples that are not finite; drop them."
 
 
+def series_times_increase(recording: Recording) -> Iterator[str]:
+    """Require sample times that are finite, each after the one before."""
+    for name, series in recording.series.items():
+        time = series.time
+        if time is None:
+            continue
+        if not np.isfinite(time).all():
+            yield f"The series '{name}' has times that are not finite; drop these samples."
+        elif (time[1:] <= time[:-1]).any():
+            row = int(np.argmax(time[1:] <= time[:-1])) + 1
+            yield (
+                f"Sample {row} of the series '{name}', at {time[row]:.6f} s, does not come after "
+                "the one above it; drop it."
+            )
+
+
 def targets_are_series(recording: Recording) -> Iterator[str]:
     """Require that every target is a series with samples in the domain."""
     for name in recording.targets:
         if name not in recording.series:
             yield f"The target '{name}' is no series of the recording."
-        elif not recording.domain.contains(recording.series[name].times()).any():
+        elif not _rows_within(recording.series[name], recording.domain):
             yield f"The target '{name}' has no sample inside the domain; look at the clocks."
 
 
@@ -160,15 +186,14 @@ def splits_lie_in_the_domain(recording: Recording) -> Iterator[str]:
 
 def most_units_fire(recording: Recording) -> Iterator[str]:
     """Warn when more than half of the units are silent."""
-    silent = recording.n_units - len(np.unique(recording.spike_unit))
+    silent = int((_spike_counts(recording) == 0).sum())
     if silent * 2 > recording.n_units:
         yield f"{silent} of {recording.n_units} units have no spike; set units.min_spikes."
 
 
 def firing_rates_are_possible(recording: Recording) -> Iterator[str]:
     """Warn of a mean rate above 500 Hz, which no neuron or channel sustains."""
-    duration = recording.domain.duration
-    rate = np.bincount(recording.spike_unit, minlength=recording.n_units) / max(duration, 1e-9)
+    rate = _spike_counts(recording) / max(recording.domain.duration, 1e-9)
     if len(rate) and rate.max() > 500:
         unit = recording.unit_ids[int(rate.argmax())]
         yield f"Unit '{unit}' fires at {rate.max():.0f} Hz; are its times in seconds?"
@@ -185,10 +210,11 @@ def targets_move_in_every_split(recording: Recording) -> Iterator[str]:
     for scheme, table in recording.splits.items():
         names = np.asarray(table.columns["split"])
         for target in recording.targets:
-            time, values = recording.series[target].times(), recording.series[target].values
+            series = recording.series[target]
             for name in np.unique(names).tolist():
-                inside = values[table.where(names == name).contains(time)]
-                if len(inside) and not np.ptp(inside, axis=0).any():
+                parts = [series.values[lo:hi] for lo, hi in
+                         _rows_within(series, table.where(names == name))]  # fmt: skip
+                if parts and not any((part != parts[0][0]).any() for part in parts):
                     yield f"The target '{target}' never changes in {name} of '{scheme}'."
 
 
@@ -197,6 +223,33 @@ def every_split_can_be_scored(recording: Recording) -> Iterator[str]:
     for scheme, table in recording.splits.items():
         if not (np.asarray(table.columns["split"]) == "test").any():
             yield f"The split '{scheme}' leaves no time for testing."
+
+
+def training_stays_out_of_reach(recording: Recording) -> Iterator[str]:
+    """Warn of valid and test time that a window of training time can reach.
+
+    A trial-wise split, as the published ones are, cannot keep that distance: score it for
+    comparison, and a chronological one for what a decoder is worth.
+    """
+    for scheme, table in recording.splits.items():
+        reached = leakage(table, REACH).duration
+        if reached > 0:
+            yield (
+                f"{reached:.1f} s of valid and test time of the split '{scheme}' lie within "
+                f"{REACH:g} s of training time."
+            )
+
+
+def trials_lie_in_the_domain(recording: Recording) -> Iterator[str]:
+    """Warn of trials in which nothing was observed: their clock may be another one."""
+    trials = recording.intervals.get("trials")
+    if trials is not None and len(trials):
+        lost = sum(
+            1 for start, end in trials
+            if not len(IntervalSet.single(start, end).intersection(recording.domain))
+        )  # fmt: skip
+        if lost:
+            yield f"{lost} of {len(trials)} trials lie wholly outside the domain."
 
 
 def little_was_dropped(recording: Recording) -> Iterator[str]:
@@ -216,6 +269,24 @@ def little_was_dropped(recording: Recording) -> Iterator[str]:
             yield f"The rule '{rule}' dropped {count:,} of {total:,}: is that meant?"
 
 
+# ------------------------------------------------------------------ parts of the above
+
+
+def _spike_counts(recording: Recording) -> np.ndarray:
+    """Return how many spikes each unit has, counted piece by piece: `bincount` casts to int64."""
+    counts = np.zeros(recording.n_units, np.int64)
+    for begin in range(0, len(recording.spike_unit), PIECE):
+        part = recording.spike_unit[begin : begin + PIECE]
+        counts += np.bincount(part, minlength=recording.n_units)
+    return counts
+
+
+def _rows_within(series: Series, where: IntervalSet) -> list[tuple[int, int]]:
+    """Return the row ranges of the samples in each interval, empty ones left out."""
+    lo, hi = series.bounds(where.start, where.end)
+    return [pair for pair in zip(lo.tolist(), hi.tolist(), strict=True) if pair[0] < pair[1]]
+
+
 Check = Callable[[Recording], Iterator[str]]
 
 _ERRORS: tuple[Check, ...] = (
@@ -228,6 +299,7 @@ _ERRORS: tuple[Check, ...] = (
     spikes_lie_in_the_domain,
     the_domain_is_disjoint,
     series_hold_numbers,
+    series_times_increase,
     targets_are_series,
     splits_are_disjoint_and_named,
     splits_lie_in_the_domain,
@@ -238,6 +310,8 @@ _WARNINGS: tuple[Check, ...] = (
     there_is_a_target,
     targets_move_in_every_split,
     every_split_can_be_scored,
+    training_stays_out_of_reach,
+    trials_lie_in_the_domain,
     little_was_dropped,
 )
 CHECKS: dict[Severity, tuple[Check, ...]] = {"error": _ERRORS, "warning": _WARNINGS}

@@ -47,6 +47,7 @@ LAYERS: dict[str, list[set[str]]] = {
 EDGES: dict[str, set[tuple[str, str]]] = {
     "spikedata": {
         ("intervals", "errors"),
+        ("checks", "splits"),
         ("nwb", "hdf5"),
         ("store", "layout"),
         ("manifest", "options"),

@@ -93,7 +93,7 @@ def make_recording(
             "position": Series(position, "m", ("x", "y"), start=start, rate=series_rate),
         },
         {"trials": IntervalSet(edges[:-1], edges[1:], {"number": np.arange(len(edges) - 1)})},
-        {"chronological": chronological_split(domain, 0.7, 0.1, 0.2)},
+        {"chronological": chronological_split(domain, 0.7, 0.1, 0.2, min(1.0, duration / 20))},
         ("velocity",),
         {"subject": "synthetic", "licence": "CC0-1.0", "domain_from": "construction"},
     )

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from spikedata.checks import CHECKS, run_checks
 from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
+from spikedata.splits import chronological_split
 from spikedata.testing import make_recording, recordings
 
 GOOD = make_recording(0, units=5, duration=20.0)
@@ -43,6 +44,13 @@ BREAKS = {
     "spikes_lie_in_the_domain": replace(GOOD, domain=IntervalSet.single(1, 20), splits={}),
     "the_domain_is_disjoint": replace(GOOD, domain=unchecked([0, 5], [10, 20])),
     "series_hold_numbers": with_velocity(np.where(VELOCITY > 1, np.nan, VELOCITY)),
+    "series_times_increase": replace(
+        GOOD, series={"velocity": Series(np.zeros((3, 2)), "m/s", ("x", "y"), np.array([1, 3, 3.0]))}
+    ),
+    "training_stays_out_of_reach": replace(
+        GOOD, splits={"mine": chronological_split(GOOD.domain, 0.5, 0.0, 0.5, gap=0.5)}
+    ),
+    "trials_lie_in_the_domain": replace(GOOD, intervals={"trials": unchecked([5, 90], [6, 91])}),
     "targets_are_series": replace(GOOD, targets=("velocty",)),
     "splits_are_disjoint_and_named": replace(
         GOOD, splits={"mine": unchecked([0, 5], [10, 20], {"split": np.array(["train", "test"])})}
