@@ -11,24 +11,18 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from spikedata.cache import default_cache
 from spikedata.cli_fetch import fetch, verify
+from spikedata.cli_ingest import ingest
+from spikedata.cli_look import check, inspect
 from spikedata.cli_manifest import manifest_app, print_assets, print_counts
 from spikedata.cli_options import (
     CacheOption,
-    ExcludeOption,
-    IncludeOption,
     JsonOption,
-    LimitOption,
     ManifestOption,
-    RoleOption,
     StoreOption,
-    SubjectOption,
-    finish,
-    selected,
     store_path,
 )
-from spikedata.console import format_bytes, print_json, print_table, progress_bar, say
+from spikedata.console import format_bytes, print_json, print_table, say
 from spikedata.counts import counts
 from spikedata.errors import SpikedataError
 from spikedata.manifest import Manifest, list_manifests, load_manifest
@@ -38,7 +32,7 @@ from spikedata.version import __version__
 __all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
 
 
-ORDER = ("fetch", "verify", "ingest", "info", "manifest", "train", "evaluate", "report")
+ORDER = ("fetch", "verify", "inspect", "ingest", "check", "info", "manifest", "train", "evaluate", "report")
 
 
 class _Program(TyperGroup):
@@ -96,42 +90,12 @@ def _program(
     """Read by `_Program.invoke` and `_show_version`."""
 
 
+app.command()(check)
 app.command()(fetch)
+app.command()(inspect)
 app.command()(verify)
+app.command()(ingest)
 app.add_typer(manifest_app, name="manifest")
-
-
-@app.command()
-def ingest(
-    manifest: ManifestOption,
-    cache: CacheOption = None,
-    store: StoreOption = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    subject: SubjectOption = None,
-    role: RoleOption = None,
-    limit: LimitOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
-    as_json: JsonOption = False,
-) -> None:
-    """Harmonise the fetched files of a manifest into the store; finished ones are skipped."""
-    from spikedata.ingest import ingest as run
-
-    chosen = selected(manifest, include, exclude, subject, role, limit)
-    with progress_bar() as progress:
-        results = run(
-            chosen,
-            cache or default_cache(),
-            store_path(store, cache),
-            workers=workers,
-            progress=progress,
-        )
-    rows = [
-        {"recording_id": one.recording_id, "status": one.status, "seconds": round(one.seconds, 3),
-         "message": one.message}
-        for one in results
-    ]  # fmt: skip
-    finish(f"Ingested {chosen.name}", rows, as_json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ SpikedataError
 │   ├── IntegrityError                  bytes differ from those that were written
 │   └── RecordingNotFoundError (KeyError)  no such recording in this store
 ├── IntervalError (ValueError)          an interval or interval set is malformed
+├── ExecutorError (RuntimeError)        work cannot run where it was asked to
 └── SamplingError (ValueError)          windows cannot be drawn as asked
 
 A message says where, what was expected, what was found, and what to do next.
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CheckFailedError",
+    "ExecutorError",
     "FetchError",
     "FormatVersionError",
     "HarmonizeError",
@@ -96,6 +98,12 @@ class RecordingNotFoundError(StoreError, KeyError):
 
 class IntervalError(SpikedataError, ValueError):
     """An interval or an interval set is malformed."""
+
+
+class ExecutorError(SpikedataError, RuntimeError):
+    """Work cannot run where it was asked to: no such executor, or its processes do not start."""
+
+    exit_code = 2
 
 
 class SamplingError(SpikedataError, ValueError):

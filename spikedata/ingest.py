@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from pydantic import JsonValue
 from spikedata.cache import as_recorded, asset_path
 from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
+from spikedata.executors import in_processes, on_executor, was_lost
 from spikedata.harmonize import harmonize
 from spikedata.manifest import Asset, Dataset, Manifest
 from spikedata.progress import Progress, silent
@@ -29,7 +29,7 @@ from spikedata.version import __version__
 __all__ = ["IngestResult", "ingest", "ingest_asset"]
 
 NOT_IN_THE_BYTES = {"published", "role"}  # what a manifest thinks of a recording
-ASSETS_PER_WORKER = 32  # then a fresh process takes over, whatever a reader kept in memory
+TRIES_ALONE = 3  # for an asset whose process died: it may not have been its fault
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +111,11 @@ def ingest(
     store : Path
         Folder of the store; made when missing.
     executor : concurrent.futures.Executor, optional
-        Where to run, as a Dask client's; by default this process, or a pool of `workers`
-        spawned processes (libhdf5 is not thread-safe, and forks inherit its state).
+        Where to run, as `spikedata.executors.connect` gives one of a Dask cluster; it must see
+        the same folders. By default this process, or `workers` spawned processes (libhdf5 is
+        not thread-safe, and forks inherit its state).
     workers : int
-        Processes of the default pool; 1 stays in this process.
+        Processes at a time, without an executor; 1 stays in this process.
     progress : Progress
         Called as assets are finished.
 
@@ -126,23 +127,22 @@ def ingest(
     jobs: list[Job] = []
     for dataset, asset in manifest.items():
         alone = dataset.model_copy(update={"assets": (asset,)})  # the job travels to a process
-        jobs.append((alone, asset, Path(cache), Path(store), manifest.name))
-    if executor is not None:
-        found, lost = _run_on(executor, jobs, progress, 0, len(jobs))
-    elif workers > 1 and len(jobs) > 1:
-        found, lost = _run_in_pool(jobs, workers, progress, 0, len(jobs))
-        for job in lost:  # alone, so that only the asset that kills its process fails
-            again, _ = _run_in_pool([job], 1, progress, len(found), len(jobs))
-            found.update(again)
-        lost = [job for job in jobs if _id(job) not in found]
-    else:
-        found, lost = {}, []
+        jobs.append((alone, asset, Path(cache).absolute(), Path(store).absolute(), manifest.name))
+    found: dict[str, IngestResult] = {}
+    if executor is None and (workers < 2 or len(jobs) < 2):
         for job in jobs:
             found[_id(job)] = _run(job)
             progress("ingest", len(found), len(jobs))
-    for job in lost:
-        message = f"{_id(job)}: its process died, most likely for want of memory; use less workers."
-        found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
+    else:
+        lost = _collect(_spread(jobs, executor, workers), found, progress, len(jobs))
+        for _ in range(TRIES_ALONE):
+            lost = _collect(_one_by_one(lost, executor), found, progress, len(jobs))
+        for job in lost:
+            message = (
+                f"{_id(job)}: its process died, most likely for want of memory; use less workers."
+            )
+            found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
+            progress("ingest", len(found), len(jobs))
     return [found[_id(job)] for job in jobs]
 
 
@@ -225,37 +225,39 @@ def _run(job: Job) -> IngestResult:
     return ingest_asset(dataset, asset, path, store)
 
 
-def _run_in_pool(
-    jobs: Sequence[Job], workers: int, progress: Progress, done: int, total: int
-) -> tuple[dict[str, IngestResult], list[Job]]:
-    """Return the results, and the jobs that were lost because a process died."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), context, max_tasks_per_child=ASSETS_PER_WORKER
-    ) as pool:
-        return _run_on(pool, jobs, progress, done, total)
+Done = Generator[tuple[Job, Future[IngestResult]], None, None]
 
 
-def _run_on(
-    executor: Executor, jobs: Sequence[Job], progress: Progress, done: int, total: int
-) -> tuple[dict[str, IngestResult], list[Job]]:
-    futures = {executor.submit(_run, job): job for job in jobs}
-    found: dict[str, IngestResult] = {}
+def _spread(jobs: Sequence[Job], executor: Executor | None, workers: int) -> Done:
+    if executor is None:
+        return in_processes(_run, jobs, workers)
+    return on_executor(executor, _run, jobs)
+
+
+def _one_by_one(jobs: Sequence[Job], executor: Executor | None) -> Done:
+    """Run each job while no other is: the memory is its own, and so is the blame."""
+    if executor is None:
+        yield from in_processes(_run, jobs, 1)
+    else:
+        for job in jobs:
+            yield from on_executor(executor, _run, [job])
+
+
+def _collect(
+    done: Done, found: dict[str, IngestResult], progress: Progress, total: int
+) -> list[Job]:
+    """Put the results into `found`, and return the jobs that were lost because a process died."""
     lost: list[Job] = []
-    try:
-        for future in as_completed(futures):
-            job = futures[future]
+    with closing(done):  # Ctrl-C: start nothing more; a recording is whole or not there
+        for job, future in done:
             try:
                 found[_id(job)] = future.result()
-            except BrokenProcessPool:
-                lost.append(job)
-                continue
-            except Exception as error:  # an executor's own failure, as a job that cannot travel
+            except Exception as error:
+                if was_lost(error):
+                    lost.append(job)
+                    continue
+                # an executor's own failure, as a job that cannot travel
                 message = f"{_id(job)}: {type(error).__name__}: {error}"
                 found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
-            progress("ingest", done + len(found), total)
-    except BaseException:  # Ctrl-C: start nothing more; a recording is whole or not there
-        for future in futures:
-            future.cancel()
-        raise
-    return found, lost
+            progress("ingest", len(found), total)
+    return lost
