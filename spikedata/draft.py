@@ -11,6 +11,8 @@ Every rule that drops or changes something is counted in ``Recording.dropped``:
 ``units.bad_obs_interval``     observation intervals that are empty or not finite
 ``spikes.<rule>``              see `spikedata.spikes.SpikeTrains`
 ``series.<name>.<rule>``       see `spikedata.series`
+``series.absent``              optional series that the file lacks, and what is made of them
+``intervals.absent``           optional interval tables that the file lacks
 ``intervals.<name>.<rule>``    ``not_finite``, ``zero_length``, ``ragged_column``
 =============================  =======================================================
 """
@@ -18,6 +20,7 @@ Every rule that drops or changes something is counted in ``Recording.dropped``:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,7 +30,13 @@ from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, TableData, UnitTable
 from spikedata.options import ChronologicalSplit, SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import build_series, build_velocity, series_coverage
+from spikedata.series import (
+    build_direction,
+    build_series,
+    build_velocity,
+    read_sources,
+    series_coverage,
+)
 from spikedata.spikes import SpikeTrains
 from spikedata.splits import chronological_split, column_split
 
@@ -58,10 +67,13 @@ class Draft:
     series, intervals, splits : dict
         As in `Recording`.
     domain : IntervalSet, optional
-        Where the recording was observed. By default what the units' ``obs_intervals`` share,
-        or without those the time from the first spike or sample to the last.
+        Where the recording was observed. By default the rows of the manifest's ``domain``; else
+        what the units' ``obs_intervals`` share, or without those the time from the first spike
+        or sample to the last.
     targets : tuple of str
-        By default those of the manifest.
+        By default those of the manifest; `finish` leaves out those that are `absent`.
+    absent : dict of str to str
+        Optional series that the file lacks, and series made of them, with the reason.
     """
 
     def __init__(self, dataset: Dataset, asset: Asset) -> None:
@@ -81,6 +93,7 @@ class Draft:
         self.splits: dict[str, IntervalSet] = {}
         self.domain: IntervalSet | None = None
         self.targets = self.options.targets
+        self.absent: dict[str, str] = {}
 
     # -------------------------------------------------------------- from an NWB file
 
@@ -90,15 +103,21 @@ class Draft:
 
     def take_units(self, nwb: NwbFile) -> None:
         """Read the units that pass ``units.keep``, their columns, observed time and spikes."""
-        table = nwb.read_units()
+        options = self.options.units
+        table = nwb.read_units(options.electrode, options.electrode_base)
+        self.take_unit_table(table, lambda: nwb.read_spikes(table))
+
+    def take_unit_table(self, table: UnitTable, read: Callable[[], np.ndarray]) -> None:
+        """Take units from a table of any origin; ``read`` returns all its spikes, as `SpikeTrains`.
+
+        ``units.keep``, ``units.at_least``, observed time and columns work as for NWB.
+        """
         rows = self._kept_units(table)
         rows, observed = self._observed(table, rows)
         if observed is not None:
             self.domain, self.about["domain_from"] = observed, "obs_intervals"
         self.take_unit_columns(table, rows)
-        self.trains = SpikeTrains(
-            lambda: nwb.read_spikes(table), table.spike_bound, rows, self.dropped
-        )
+        self.trains = SpikeTrains(read, table.spike_bound, rows, self.dropped)
 
     def take_unit_columns(self, table: UnitTable, rows: np.ndarray) -> None:
         """Take the columns of the unit table: id, area, electrode and sorting, then the file's."""
@@ -124,10 +143,15 @@ class Draft:
             if column not in self.units:
                 self.units[column] = _column(table, column)[rows]
 
-    def take_series(self, nwb: NwbFile, options: SeriesOptions) -> Series:
-        """Read one series, or derive it from those taken before; it is kept and returned."""
-        self.series[options.name] = self._series(nwb, options)
-        return self.series[options.name]
+    def take_series(self, nwb: NwbFile, options: SeriesOptions) -> Series | None:
+        """Read one series, or derive it from those taken before; it is kept and returned.
+
+        None if it is optional and the file lacks it, or lacks what it is made of: see `absent`.
+        """
+        built = self._series(nwb, options)
+        if built is not None:
+            self.series[options.name] = built
+        return built
 
     def take_table(self, name: str, table: TableData) -> IntervalSet:
         """Keep the rows of a table that are intervals, under `name`."""
@@ -154,7 +178,10 @@ class Draft:
         trains = self.trains
         if trains is None:
             raise HarmonizeError(f"{self.recording_id}: the harmoniser took no units.")
+        self._say_what_is_absent()
         coverage = {name: self.coverage(name) for name in self.series}
+        if self.options.domain is not None:
+            self._take_domain(self.options.domain)
         domain = self.domain
         if domain is None:
             domain, self.about["domain_from"] = trains.extent, "extent of spikes and series"
@@ -241,16 +268,51 @@ class Draft:
             )
         return np.array([row for row in rows.tolist() if row not in short], np.int64), everywhere
 
-    def _series(self, nwb: NwbFile, options: SeriesOptions) -> Series:
-        if options.velocity_of is None:
-            sources = [nwb.read_series(path) for path in options.source]
+    def _series(self, nwb: NwbFile, options: SeriesOptions) -> Series | None:
+        if options.source:
+            sources = read_sources(nwb, options, self.dropped)
+            if not sources:
+                self.absent[options.name] = f"no `{'`, `'.join(options.source)}`"
+                return None
             return build_series(options, sources, self.dropped)
-        if options.velocity_of not in self.series:
+        if options.direction_of is not None:
+            word, bases = "direction", options.direction_of
+        else:
+            word, bases = "velocity", (options.velocity_of or "",)
+        for base in bases:
+            if base in self.absent:
+                self.absent[options.name] = f"the {word} of '{base}'"
+                return None
+            if base not in self.series:
+                raise HarmonizeError(
+                    f"The series '{options.name}' is the {word} of '{base}', which "
+                    f"must stand above it; {did_you_mean(base, self.series)}"
+                )
+        if options.direction_of is None:
+            return build_velocity(options, self.series[bases[0]], self.dropped)
+        front, back = (self.series[base] for base in bases)
+        return build_direction(options, front, back, self.dropped)
+
+    def _say_what_is_absent(self) -> None:
+        """Name optional series that the file lacks in `about`, and leave them out as targets."""
+        if not self.absent:
+            return
+        self.dropped["series.absent"] += len(self.absent)
+        told = [f"{name} ({reason})" for name, reason in self.absent.items()]
+        self.about["series_absent"] = "; ".join(told)
+        lost = [f"{name} ({self.absent[name]})" for name in self.targets if name in self.absent]
+        if lost:
+            self.about["targets_absent"] = "; ".join(lost)
+        self.targets = tuple(name for name in self.targets if name not in self.absent)
+
+    def _take_domain(self, table: str) -> None:
+        """Take the time that the rows of an interval table cover as the domain."""
+        if table not in self.intervals:
             raise HarmonizeError(
-                f"The series '{options.name}' is the velocity of '{options.velocity_of}', which "
-                f"must stand above it; {did_you_mean(options.velocity_of, self.series)}"
+                f"{self.recording_id}: the domain is to be the interval table '{table}', which "
+                f"the file does not have; {did_you_mean(table, self.intervals)}"
             )
-        return build_velocity(options, self.series[options.velocity_of], self.dropped)
+        self.domain, self.about["domain_from"] = self.intervals[table].coalesce(), table
 
     def _splits(
         self, domain: IntervalSet, coverage: dict[str, IntervalSet]

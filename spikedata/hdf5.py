@@ -6,7 +6,8 @@ followed: a path given by a stranger must not decide what is read on this machin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,6 +101,27 @@ class Hdf5File:
         """Return a number that is the same for all hard links to one object."""
         return int(h5o.get_info(node.id).addr)
 
+    def behind(self, reference: object, asked: str) -> h5py.Dataset:
+        """Return the array that an object reference points to, unread, if it lies in this file.
+
+        ``asked`` says in the error where the reference stood.
+
+        Raises
+        ------
+        HarmonizeError
+            If it points at nothing or at a group, or the values lie outside the file.
+        """
+        try:
+            node = self.root[reference] if type(reference) is h5py.Reference else None
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError):
+            node = None
+        if not isinstance(node, h5py.Dataset):
+            raise HarmonizeError(
+                f"{self.name}: a reference in `{asked}` does not lead to an array of this file; "
+                "the file is damaged."
+            )
+        return self._inside(node, asked)
+
     def text_behind(self, reference: object, attribute: str) -> str:
         """Return an attribute, as text, of the object that an object reference points to."""
         try:
@@ -112,31 +134,42 @@ class Hdf5File:
         data = self.open(path)
         if not isinstance(data, h5py.Dataset):
             raise HarmonizeError(f"{self.name}: `{path}` is a group, expected an array.")
+        return self._inside(data, path)
+
+    def _inside(self, data: h5py.Dataset, asked: str) -> h5py.Dataset:
         if data.is_virtual or data.external is not None:
             raise HarmonizeError(
-                f"{self.name}: the values of `{path}` lie outside the file; such arrays "
+                f"{self.name}: the values of `{asked}` lie outside the file; such arrays "
                 "are not read. Ask for a file that is whole."
             )
         return data
 
     def read_floats(self, data: h5py.Dataset) -> np.ndarray:
         """Return a whole array of numbers as float64, in one read and one piece of memory."""
-        self._check_size(data, 8)
-        values = np.empty(data.shape, np.float64)
-        if values.size:
-            self._guarded(data, lambda: data.read_direct(values))
+        return self.read_floats_of([data]).reshape(data.shape)
+
+    def read_floats_of(self, arrays: Sequence[h5py.Dataset]) -> np.ndarray:
+        """Return the numbers of several arrays end to end, as float64, in one piece of memory."""
+        self._check_size(arrays, 8)
+        values = np.empty(sum(data.size or 0 for data in arrays), np.float64)
+        end = 0
+        for data in arrays:
+            begin, end = end, end + (data.size or 0)
+            part = values[begin:end].reshape(data.shape)
+            if part.size:
+                self._guarded(data, partial(data.read_direct, part))
         return values
 
     def read(self, data: h5py.Dataset) -> np.ndarray:
         """Return a whole array, strings as str, in one read."""
-        self._check_size(data, data.dtype.itemsize)
+        self._check_size([data], data.dtype.itemsize)
         return self._guarded(data, lambda: _values(data))
 
-    def _check_size(self, data: h5py.Dataset, itemsize: int) -> None:
-        size = (data.size or 0) * itemsize
+    def _check_size(self, arrays: Sequence[h5py.Dataset], itemsize: int) -> None:
+        size = sum(data.size or 0 for data in arrays) * itemsize
         if size > MAX_BYTES:
             raise HarmonizeError(
-                f"{self.name}: `{data.name}` claims {size:,} bytes, more than the "
+                f"{self.name}: `{arrays[0].name}` claims {size:,} bytes, more than the "
                 f"{MAX_BYTES:,} that are read at once."
             )
 
