@@ -141,6 +141,9 @@ class HttpOrigin:
         Seconds without a byte after which an attempt has failed.
     presigned : bool
         Whether the address is a permission that expires.
+    check : callable, optional
+        Called with every answer that has bytes and the host's name before they are read; it may
+        refuse them.
     """
 
     in_pieces = True
@@ -153,7 +156,9 @@ class HttpOrigin:
         *,
         timeout: float,
         presigned: bool = False,
+        check: Callable[[BaseHTTPResponse, str], None] = lambda reply, host: None,
     ):
+        self._check = check
         self._locate = locate
         self._size = size
         self._connections = connections
@@ -176,6 +181,7 @@ class HttpOrigin:
             reply = self._connections.get(url, headers, self._timeout)
             try:
                 begin = self._begin(reply, offset, url)
+                self._check(reply, host_of(urljoin(url, reply.geturl() or "")))
                 yield begin, _body(reply, self._size)
             finally:
                 reply.close()
