@@ -76,7 +76,9 @@ class UnitTable:
 class SeriesData:
     """One time series: ``values`` (T, C) in ``unit``, with ``time`` (T,) or ``start`` and ``rate``.
 
-    ``conversion_ignored`` says that the file's conversion factor is not a number and was left out.
+    ``conversion_ignored`` says that the file's conversion factor is not a number and was left out,
+    ``times_spread`` that only the first and the last timestamp are stored. ``missing`` (T,) bool:
+    rows with the value that was asked for as "not tracked".
     """
 
     path: str
@@ -87,6 +89,8 @@ class SeriesData:
     start: float = 0.0
     rate: float | None = None
     conversion_ignored: bool = False
+    times_spread: bool = False
+    missing: np.ndarray | None = None
 
     def times(self) -> np.ndarray:
         """Return the time of each sample (s, float64)."""
@@ -215,8 +219,11 @@ class NwbFile:
 
     # -------------------------------------------------------------- the arrays
 
-    def read_units(self) -> UnitTable:
+    def read_units(self, electrode: str | None = None, electrode_base: int = 0) -> UnitTable:
         """Return the units table; `read_spikes` then reads the spike times themselves.
+
+        A unit lies at its first electrode, or at the one whose row of the electrode table, counted
+        from `electrode_base`, stands in the column `electrode`.
 
         Raises
         ------
@@ -243,15 +250,24 @@ class NwbFile:
             observed = found if found.shape[1:] == (2,) else None
         every = self._columns(path, count)[0]
         columns = {column: values for column, values in every.items() if values.ndim == 1}
-        columns.update(self._places(path, count, columns))
+        columns.update(self._places(path, count, columns, electrode, electrode_base))
         return UnitTable(path, name, bound, columns, observed, observed_bound)
 
     def read_spikes(self, table: UnitTable) -> np.ndarray:
         """Return all spike times (s, float64, shape (N,)), unit after unit, in one read."""
         return self._h5.read_floats(self._h5.dataset(f"{table.path}/spike_times")).ravel()
 
-    def read_series(self, path: str) -> SeriesData:
+    def has(self, path: str) -> bool:
+        """Return whether there is something at `path`."""
+        return self._h5.find(path) is not None
+
+    def read_series(
+        self, path: str, *, missing: float | None = None, spread_times: bool = False
+    ) -> SeriesData:
         """Return one series as ``data * conversion + offset``, at its own times.
+
+        Rows with the stored value `missing` are marked. With `spread_times` two timestamps of a
+        longer series are the times of its first and last sample, the others evenly between.
 
         Raises
         ------
@@ -266,12 +282,17 @@ class NwbFile:
                 f"{data.shape}; only numbers of shape (T,) or (T, C) can be harmonised."
             )
         values, ignored = self._scaled(data)
-        values = values.reshape(len(values), -1)
-        time, start, rate = self._timing(path, len(values))
+        values, marked = values.reshape(len(values), -1), None
+        if missing is not None:
+            marked = (np.asarray(self._h5.read(data)) == missing).reshape(values.shape).any(1)
+        spread = spread_times and self._two_times(path, len(values))
+        time, start, rate = spread or self._timing(path, len(values))
         comments = text_of(group.attrs.get("comments", ""))
         columns = _column_names(path, values.shape[1], data.ndim, comments)
         unit = text_of(data.attrs.get("unit", ""))
-        return SeriesData(path, values, unit, columns, time, start, rate, ignored)
+        return SeriesData(
+            path, values, unit, columns, time, start, rate, ignored, bool(spread), marked
+        )  # fmt: skip
 
     def read_table(self, path: str) -> TableData:
         """Return a table of intervals.
@@ -354,19 +375,33 @@ class NwbFile:
         return columns, skipped
 
     def _places(
-        self, path: str, count: int, columns: dict[str, np.ndarray]
+        self,
+        path: str,
+        count: int,
+        columns: dict[str, np.ndarray],
+        electrode: str | None,
+        electrode_base: int,
     ) -> dict[str, np.ndarray]:
         """Return area and electrode of each unit, as far as the file says.
 
-        The area is the unit's own location, or that of its first electrode or its group.
+        The area is the unit's own location, or that of its electrode or its group.
         """
         found, table = {}, set(self._h5.names(path))
         electrodes = set(self._h5.names(ELECTRODES))
-        if {"electrodes", "electrodes_index"} <= table and electrodes:
+        first = None
+        if electrode is not None:
+            if electrode not in columns or columns[electrode].dtype.kind not in "iu":
+                raise HarmonizeError(
+                    f"{self.path.name}: `{path}` has no column '{electrode}' with the number of "
+                    f"one electrode per unit; {did_you_mean(electrode, columns)}"
+                )
+            first = columns[electrode].astype(np.int64) - electrode_base
+        elif {"electrodes", "electrodes_index"} <= table and electrodes:
             bound = self._bound(f"{path}/electrodes", count)
             rows = self._h5.read_floats(self._h5.dataset(f"{path}/electrodes")).ravel()
             first = np.append(rows, -1)[bound[:-1]]
             first = np.where(bound[1:] > bound[:-1], first, -1).astype(np.int64)
+        if first is not None and electrodes:
             for name, sources in (("area", ("location",)), ("electrode", ("label", "id"))):
                 source = next((one for one in sources if one in electrodes), None)
                 if source is not None:
@@ -394,6 +429,16 @@ class NwbFile:
         if (conversion, offset) != (1.0, 0.0):
             values = values.astype(np.float64) * conversion + offset
         return values, False
+
+    def _two_times(self, path: str, count: int) -> tuple[None, float, float] | None:
+        """Return start and rate of a longer series with two rising timestamps, else None."""
+        if count < 3 or "timestamps" not in self._h5.names(path):
+            return None
+        stored = self._h5.dataset(f"{path}/timestamps")
+        time = np.asarray(self._h5.read(stored)) if stored.shape == (2,) else np.empty(0)
+        if len(time) == 0 or time.dtype.kind not in "fiu" or not time[0] < time[1]:
+            return None
+        return None, float(time[0]), float((count - 1) / (time[1] - time[0]))
 
     def _timing(self, path: str, count: int) -> tuple[np.ndarray | None, float, float | None]:
         """Return explicit times, or start and rate; exactly one of times and rate."""

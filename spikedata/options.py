@@ -37,10 +37,16 @@ class FileModel(BaseModel):
 
 
 class UnitOptions(FileModel):
-    """Which units are kept and which of their columns are read."""
+    """Which units are kept and which of their columns are read.
+
+    ``electrode`` names the column that holds a unit's row of the electrode table, counted from
+    ``electrode_base``; without it a unit lies where its first electrode does.
+    """
 
     columns: tuple[str, ...] | None = None
     area: str | None = None
+    electrode: str | None = None
+    electrode_base: Literal[0, 1] = 0
     areas: dict[str, str] = {}
     sorting: Literal["sorted", "threshold crossings", "multi-unit"] | None = None
     at_least: dict[str, float] = {}
@@ -49,15 +55,28 @@ class UnitOptions(FileModel):
 
 
 class SeriesOptions(FileModel):
-    """One harmonised series and the NWB series that it is made of."""
+    """One harmonised series and the NWB series that it is made of.
+
+    A ``source`` with ``*`` or ``?`` matches paths, step by step; what one pattern matches are
+    parts of one series, one after another in time. ``optional``: some files lack it, and then
+    what is made of it is left out too. ``missing``: the file's value, before its conversion, for
+    "not tracked". ``rate_is_period``: a rate below 1 Hz is the time between samples.
+    ``spread_times``: two timestamps of a longer series are those of its first and last sample.
+    ``direction_of``: the direction from the second of two positions above to the first.
+    """
 
     name: Slug
     source: tuple[str, ...] = ()
+    optional: bool = False
+    missing: float | None = None
+    rate_is_period: bool = False
+    spread_times: bool = False
     columns: tuple[str, ...] | None = None
     unit: str | None = None
     scale: float = 1.0
     transform: Literal["none", "cos_sin"] = "none"
     velocity_of: Slug | None = None
+    direction_of: tuple[Slug, Slug] | None = None
     range: tuple[float, float] | None = None
     max_speed: Annotated[float, Field(gt=0)] | None = None
     max_still: Annotated[float, Field(gt=0)] | None = None
@@ -65,16 +84,27 @@ class SeriesOptions(FileModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> SeriesOptions:
-        if bool(self.source) == (self.velocity_of is not None):
-            raise ValueError("give either `source` (NWB paths) or `velocity_of` (a series above)")
+        origins = (self.source, self.velocity_of, self.direction_of)
+        if sum(bool(one) for one in origins) != 1:
+            raise ValueError(
+                "give either `source` (NWB paths), `direction_of` (two positions above) or "
+                "`velocity_of` (a series above)"
+            )
+        about_files = {"optional", "missing", "rate_is_period", "spread_times"}
+        if not self.source and (given := about_files & self.model_fields_set):
+            raise ValueError(f"{', '.join(sorted(given))}: only for a series with a `source`")
         return self
 
 
 class IntervalOptions(FileModel):
-    """One harmonised interval table and the NWB table that it comes from."""
+    """One harmonised interval table and the NWB table that it comes from.
+
+    ``optional``: some files lack it, and have no such table then.
+    """
 
     name: Slug
     source: str
+    optional: bool = False
 
 
 class ChronologicalSplit(FileModel):
@@ -112,12 +142,14 @@ class HarmonizeOptions(FileModel):
 
     ``harmonizer`` names a module of `spikedata.harmonize`, or ``"package.module:function"``.
     With no ``series`` every behavioural series of the file is taken under its own name.
+    ``domain`` names the interval table whose rows say when the units were observed.
     """
 
     harmonizer: str = "generic"
     units: UnitOptions = UnitOptions()
     series: tuple[SeriesOptions, ...] = ()
     intervals: tuple[IntervalOptions, ...] = ()
+    domain: Slug | None = None
     targets: tuple[Slug, ...] = ()
     splits: dict[Slug, Split] = {"chronological": ChronologicalSplit()}
 
@@ -131,4 +163,9 @@ class HarmonizeOptions(FileModel):
         for target in self.targets if names else ():
             if target not in names:
                 raise ValueError(f"target '{target}' is no series; {did_you_mean(target, names)}")
+        tables = [one.name for one in self.intervals]
+        if tables and self.domain is not None and self.domain not in tables:
+            raise ValueError(
+                f"domain '{self.domain}' is no interval table; {did_you_mean(self.domain, tables)}"
+            )
         return self

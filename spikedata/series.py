@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from spikedata.errors import HarmonizeError
 from spikedata.intervals import IntervalSet
-from spikedata.nwb import SeriesData
+from spikedata.nwb import NwbFile, SeriesData
 from spikedata.options import SeriesOptions
 from spikedata.recording import Series
 
 __all__ = [
+    "build_direction",
     "build_series",
     "build_velocity",
     "dilated",
     "eroded",
     "masked_segments",
+    "read_sources",
     "series_coverage",
 ]
 
 GAP_STEPS = 10  # lost samples in a row that still count as observed, when max_gap is not given
+
+
+def read_sources(nwb: NwbFile, options: SeriesOptions, dropped: Counter[str]) -> list[SeriesData]:
+    """Return the NWB series that one series is made of; none if it is optional and not there.
+
+    What changes their times is counted in `dropped` as ``series.<name>.rate_is_period`` and
+    ``series.<name>.times_spread``, one for each NWB series.
+
+    Raises
+    ------
+    HarmonizeError
+        If a source is not there, or what one pattern matches are not parts of one series.
+    """
+    rule = f"series.{options.name}"
+    sources = []
+    for pattern in options.source:
+        paths = _matches(nwb, pattern)
+        if not paths and options.optional:
+            return []
+        parts = []
+        for path in paths or [pattern]:  # reading what is not there says what could be meant
+            part = nwb.read_series(path, missing=options.missing, spread_times=options.spread_times)
+            if options.rate_is_period and part.rate is not None and part.rate < 1:
+                part = replace(part, rate=1 / part.rate)
+                dropped[f"{rule}.rate_is_period"] += 1
+            dropped[f"{rule}.times_spread"] += part.times_spread
+            parts.append(part)
+        sources.append(_one_after_another(options, parts))
+    return sources
 
 
 def build_series(
@@ -32,7 +66,8 @@ def build_series(
 
     The rules run in this order and are counted in `dropped` as ``series.<name>.<rule>``:
     ``bad_time`` (not finite), ``repeated_time``, ``backward_time`` (at or before an earlier
-    sample), ``not_finite`` (a value is), ``still``, ``out_of_range`` and ``too_fast``.
+    sample), ``missing`` (the value for "not tracked"), ``not_finite`` (a value is), ``still``,
+    ``out_of_range`` and ``too_fast``.
 
     Raises
     ------
@@ -47,6 +82,11 @@ def build_series(
     values = values if options.scale == 1.0 else values * options.scale
     unit = options.unit if options.unit is not None else sources[0].unit
     kept = _usable_times(rule, time, dropped)
+    marked = [source.missing for source in sources if source.missing is not None]
+    if marked:
+        lost = np.any(marked, axis=0)[kept]
+        dropped[f"{rule}.missing"] += int(lost.sum())
+        kept = kept[~lost]
     kept = kept[_usable_values(options, time[kept], values[kept], dropped)]
     if options.transform == "cos_sin":
         degrees = sources[0].unit.lower().startswith("deg") and options.unit is None
@@ -90,6 +130,51 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
     if source.rate is not None and len(kept) == len(values):
         return Series(values, unit, columns, start=source.start, rate=source.rate)
     return Series(values[kept], unit, columns, time=time[kept])
+
+
+def build_direction(
+    options: SeriesOptions, front: Series, back: Series, dropped: Counter[str]
+) -> Series:
+    """Return the direction from `back` to `front`, as cosine and sine of its angle.
+
+    The angle is counterclockwise from the x axis, at the times that both have. Counted as
+    ``series.<name>.unpaired`` (samples at a time that the other does not have) and
+    ``series.<name>.no_direction`` (both at one place).
+
+    Raises
+    ------
+    HarmonizeError
+        If the positions are not in a plane, or have no time in common.
+
+    References
+    ----------
+    ``atan2`` of the first LED minus the second, as A. Peyrache's public TStoolbox has it
+    (``HeadDirection_Wrapper.m``, 2011); the unit vector here is the cosine and sine of that angle.
+    """
+    rule = f"series.{options.name}"
+    if front.values.shape[1] != 2 or back.values.shape[1] != 2:
+        raise HarmonizeError(
+            f"The series '{options.name}' is the direction between two positions, which need "
+            f"columns x and y; found {list(front.columns)} and {list(back.columns)}."
+        )
+    time, ahead, behind = np.intersect1d(
+        front.times(), back.times(), assume_unique=True, return_indices=True
+    )
+    if len(time) == 0 < min(len(front), len(back)):
+        raise HarmonizeError(
+            f"The series '{options.name}' is the direction between two positions that have no "
+            "time in common; take positions of the same frames."
+        )
+    dropped[f"{rule}.unpaired"] += len(front) + len(back) - 2 * len(time)
+    arrow = front.values[ahead].astype(np.float64) - back.values[behind]
+    length = np.linalg.norm(arrow, axis=1)
+    apart = length > 0
+    dropped[f"{rule}.no_direction"] += int((~apart).sum())
+    values = arrow[apart] / length[apart, None]
+    columns = options.columns or ("cos", "sin")
+    if front.rate is not None and front.rate == back.rate and len(values) == len(front):
+        return Series(values, options.unit or "", columns, start=front.start, rate=front.rate)
+    return Series(values, options.unit or "", columns, time=time[apart])
 
 
 def series_coverage(series: Series, max_gap: float | None) -> IntervalSet:
@@ -153,6 +238,47 @@ def masked_segments(time: np.ndarray, mask: np.ndarray) -> IntervalSet:
 
 
 # ------------------------------------------------------------------ parts of the above
+
+
+def _matches(nwb: NwbFile, pattern: str) -> list[str]:
+    """Return the paths that match; ``*`` and ``?`` stay within one step of the path."""
+    if not set(pattern) & set("*?"):
+        return [pattern] if nwb.has(pattern) else []
+    steps = pattern.split("/")
+    known = [entry.path for entry in nwb.listing() if entry.kind == "series"]
+    return [
+        path for path in known
+        if path.count("/") + 1 == len(steps)
+        and all(map(fnmatch.fnmatchcase, path.split("/"), steps))
+    ]  # fmt: skip
+
+
+def _one_after_another(options: SeriesOptions, parts: list[SeriesData]) -> SeriesData:
+    """Return the parts as one series in order of time, if no two share time."""
+    if len(parts) == 1:
+        return parts[0]
+    parts = sorted((one for one in parts if len(one.values)), key=lambda one: one.times()[0])
+    for one, other in pairwise(parts):
+        if not np.max(one.times()) < np.min(other.times()):  # also where a time is NaN
+            raise HarmonizeError(
+                f"The series '{options.name}' joins `{one.path}` and `{other.path}`, which are "
+                "not one after another in time; write a narrower `source`."
+            )
+        if one.values.shape[1] != other.values.shape[1] or one.unit != other.unit:
+            raise HarmonizeError(
+                f"The series '{options.name}' joins `{one.path}` and `{other.path}`, which "
+                "differ in their columns or unit; make two series of them."
+            )
+    marked = [one.missing for one in parts if one.missing is not None]
+    return replace(
+        parts[0],
+        path=" + ".join(one.path for one in parts),
+        values=np.concatenate([one.values for one in parts]),
+        time=np.concatenate([one.times() for one in parts]),
+        rate=None,
+        conversion_ignored=any(one.conversion_ignored for one in parts),
+        missing=np.concatenate(marked) if marked else None,
+    )
 
 
 def _joined(options: SeriesOptions, sources: Sequence[SeriesData]) -> np.ndarray:

@@ -21,7 +21,7 @@ from spikedata.options import SeriesOptions
 from spikedata.recording import Recording
 from spikedata.series import build_series
 
-__all__ = ["harmonize"]
+__all__ = ["all_tables", "harmonize", "slug", "why_not_behaviour"]
 
 BEHAVIOURAL_TYPES = ("TimeSeries", "SpatialSeries", "AbstractFeatureSeries")
 FASTEST_RATE = 2500.0  # Hz; raw analogue channels are sampled faster, behaviour is not
@@ -55,8 +55,12 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
             draft.take_series(nwb, one)
         if not draft.options.series:
             _take_all_behaviour(nwb, draft)
-        wanted = {one.name: one.source for one in draft.options.intervals} or _all_tables(nwb)
+        wanted = {one.name: one.source for one in draft.options.intervals} or all_tables(nwb)
+        optional = {one.name for one in draft.options.intervals if one.optional}
         for name, path in wanted.items():
+            if name in optional and not nwb.has(path):
+                draft.dropped["intervals.absent"] += 1
+                continue
             draft.take_table(name, nwb.read_table(path))
         draft.take_units(nwb)
     return draft.finish()
@@ -77,8 +81,8 @@ def _take_all_behaviour(nwb: NwbFile, draft: Draft) -> None:
     skipped = []
     for entry in listed:
         last = entry.path.rsplit("/", 1)[-1]
-        name = _slug(last if names[last] == 1 else entry.path.replace("/", "."))
-        reason, built, counts = _why_not_behaviour(entry), None, Counter[str]()
+        name = slug(last if names[last] == 1 else entry.path.replace("/", "."))
+        reason, built, counts = why_not_behaviour(entry), None, Counter[str]()
         if not reason:
             try:
                 options = SeriesOptions(name=name, source=(entry.path,))
@@ -96,7 +100,8 @@ def _take_all_behaviour(nwb: NwbFile, draft: Draft) -> None:
         draft.about["series_skipped"] = "; ".join(skipped)
 
 
-def _why_not_behaviour(entry: Entry) -> str:
+def why_not_behaviour(entry: Entry) -> str:
+    """Return why a series is not taken unless the manifest names it; ``""`` if it is."""
     if entry.kind == "link":
         return "a link out of the file"
     if entry.neurodata_type not in BEHAVIOURAL_TYPES:
@@ -106,12 +111,12 @@ def _why_not_behaviour(entry: Entry) -> str:
     return ""
 
 
-def _all_tables(nwb: NwbFile) -> dict[str, str]:
+def all_tables(nwb: NwbFile) -> dict[str, str]:
     """Return the path of every table of /intervals, by the name that it gets."""
     found = [entry.path for entry in nwb.listing() if entry.kind == "intervals"]
-    return {_slug(path.split("/")[1]): path for path in found if path.startswith("intervals/")}
+    return {slug(path.split("/")[1]): path for path in found if path.startswith("intervals/")}
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Return a name of the source as one that can be a file name."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("._+-") or "unnamed"
