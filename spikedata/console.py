@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich import box, filesize, progress
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from spikedata.progress import Progress
 
-__all__ = ["format_bytes", "print_json", "print_table", "progress_bar", "say"]
+__all__ = ["format_bytes", "print_json", "print_table", "print_tree", "progress_bar", "say"]
 
 PIPE_WIDTH = 200  # characters
 
@@ -50,6 +51,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     # A file or a pipe has no width: give a table there the room that it asks for.
     width = None if Console().is_terminal else PIPE_WIDTH
     Console(highlight=False, width=width).print(table)
+
+
+def print_tree(title: str, about: Sequence[str], leaves: Mapping[str, str]) -> None:
+    """Print paths (parts joined by ``/``) as a tree to stdout, each leaf with its text."""
+    root = Tree(Text(title, style="bold"))
+    for line in about:
+        root.add(Text(line, style="dim"))
+    nodes: dict[str, Tree] = {"": root}
+    for path, text in leaves.items():
+        parts = path.split("/")
+        for depth in range(1, len(parts) + 1):
+            here, parent = "/".join(parts[:depth]), "/".join(parts[: depth - 1])
+            if here not in nodes:
+                label = f"{parts[depth - 1]}  {text}" if depth == len(parts) else parts[depth - 1]
+                nodes[here] = nodes[parent].add(Text(label))
+    width = None if Console().is_terminal else PIPE_WIDTH
+    Console(highlight=False, width=width).print(root)
 
 
 @contextmanager
