@@ -23,7 +23,7 @@ from spikedata.errors import FetchError, UnreachableError
 from spikedata.files import sync_folder
 from spikedata.folder import Folder
 from spikedata.manifest import Asset, Dataset, FileSource, HttpsSource, Manifest
-from spikedata.origins import FileOrigin, HttpOrigin, Origin, url_below
+from spikedata.origins import FileOrigin, HttpOrigin, Origin, file_below, url_below
 from spikedata.transfer import PIECE, Retry, part_path, retrying, transfer
 
 __all__ = ["Bringer", "FetchResult", "fetch_asset"]
@@ -266,7 +266,8 @@ class Bringer:
     def _origin(self, dataset: Dataset, asset: Asset) -> Origin:
         source = dataset.source
         if isinstance(source, FileSource):
-            return _file_origin(self._manifest.path.parent / source.root, asset)
+            path = file_below(self._manifest.path.parent / source.root, asset.path)
+            return FileOrigin(path, asset.size or 0)
         if isinstance(source, HttpsSource):
             return self._http(url_below(source.url, asset.path), asset)
         archive, found = self._archives[dataset.id], None
@@ -312,21 +313,6 @@ def fetch_asset(
     """Bring one asset into the cache, unless it is there: `Bringer.bring` for a single one."""
     with Bringer(manifest, cache, retry=retry, stop=stop) as bringer:
         return bringer.bring(dataset, asset, report=report)
-
-
-def _file_origin(root: Path, asset: Asset) -> Origin:
-    root = root.resolve()
-    path = (root / asset.path).resolve()
-    if not path.is_relative_to(root):
-        raise FetchError(
-            f"{root / asset.path} leads out of {root}, to {path}; move the file there."
-        )
-    if not path.is_file():
-        raise FetchError(
-            f"there is no file {path}; name the folder that has it with --from-folder, put it "
-            "there, or correct `root` or `path`."
-        )
-    return FileOrigin(path, asset.size or 0)
 
 
 def _has_bytes(part: Path) -> bool:

@@ -41,6 +41,14 @@ def ingest(
     role: RoleOption = None,
     limit: LimitOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read what was not fetched where it is: only the bytes that are needed, "
+            "none of which are kept or hashed.",
+        ),
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +80,7 @@ def ingest(
             store_path(store, cache),
             executor=where,
             workers=workers,
+            stream=stream,
             progress=progress,
         )
     if not results:  # more shards than assets
@@ -81,7 +90,8 @@ def ingest(
         return
     rows = [
         {"recording_id": one.recording_id, "status": one.status, "seconds": round(one.seconds, 3),
+         **({"bytes_read": one.bytes_read, "of": asset.size} if stream else {}),
          "message": one.message}
-        for one in results
+        for one, (_, asset) in zip(results, chosen.items(), strict=True)
     ]  # fmt: skip
     finish(title, rows, as_json)

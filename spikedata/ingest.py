@@ -7,12 +7,13 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 
 from pydantic import JsonValue
 
@@ -21,9 +22,12 @@ from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
 from spikedata.executors import in_processes, on_executor, was_lost
 from spikedata.harmonize import harmonize
-from spikedata.manifest import Asset, Dataset, Manifest
+from spikedata.manifest import Asset, Dataset, FileSource, Manifest
+from spikedata.origins import file_below
 from spikedata.progress import Progress, silent
+from spikedata.remote import open_remote
 from spikedata.store import Store
+from spikedata.transfer import Retry
 from spikedata.version import __version__
 
 __all__ = ["IngestResult", "ingest", "ingest_asset"]
@@ -45,18 +49,31 @@ class IngestResult:
     status : str
         "done", "skipped" (the store has it, made the same way) or "failed".
     message : str
-        Why it failed, in a sentence; ``""`` otherwise.
+        Why it failed, in a sentence; of one that was streamed, how its bytes were checked;
+        ``""`` otherwise.
     seconds : float
         How long it took.
+    bytes_read : int
+        Of one that was streamed: bytes that came from the server. 0 otherwise.
     """
 
     recording_id: str
     status: Literal["done", "skipped", "failed"]
     message: str
     seconds: float
+    bytes_read: int = 0
 
 
-Job = tuple[Dataset, Asset, Path, Path, str]
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """How assets that are not here are read where they are: `folder` holds the manifest."""
+
+    folder: Path
+    retry: Retry
+
+
+Job = tuple[Dataset, Asset, Path, Path, str, _Stream | None]
+Outcome = tuple[Literal["done", "skipped"], str, int]  # status, message, bytes_read
 
 
 def ingest_asset(dataset: Dataset, asset: Asset, asset_file: Path, store: Path) -> IngestResult:
@@ -77,18 +94,22 @@ def ingest_asset(dataset: Dataset, asset: Asset, asset_file: Path, store: Path) 
         "skipped" when the store holds the recording, made from the same bytes by the same
         options, harmoniser and version of spikedata. Never raises for a bad asset.
     """
-    begin = time.perf_counter()
-    recording_id = dataset.recording_id(asset)
+    work = partial(_ingest, dataset, asset, Path(asset_file), Path(store))
+    return _result_of(work, dataset.recording_id(asset))
+
+
+def _result_of(work: Callable[[], Outcome], recording_id: str) -> IngestResult:
+    """Return what became of an asset, failures too."""
+    begin, bytes_read = time.perf_counter(), 0
     try:
-        status = _ingest(dataset, asset, Path(asset_file), Path(store))
-        message = ""
+        status, message, bytes_read = work()
     except SpikedataError as error:
         status, message = "failed", str(error)
     except Exception as error:  # the job boundary: one asset must not stop the others
         log.error("%s: %s", recording_id, traceback.format_exc())
         status = "failed"
         message = f"{recording_id}: {type(error).__name__}: {error} (the log has the traceback)"
-    return IngestResult(recording_id, status, message, time.perf_counter() - begin)
+    return IngestResult(recording_id, status, message, time.perf_counter() - begin, bytes_read)
 
 
 def ingest(
@@ -98,6 +119,8 @@ def ingest(
     *,
     executor: Executor | None = None,
     workers: int = 1,
+    stream: bool = False,
+    retry: Retry | None = None,
     progress: Progress = silent,
 ) -> list[IngestResult]:
     """Ingest every asset of a manifest. Run again, it does only what is missing or changed.
@@ -116,6 +139,12 @@ def ingest(
         not thread-safe, and forks inherit its state).
     workers : int
         Processes at a time, without an executor; 1 stays in this process.
+    stream : bool
+        Whether assets that are not in the cache are read where they are, and nothing of them is
+        kept: files of this machine in place, others by range requests (see `spikedata.remote`
+        for how they are checked, since they cannot be hashed).
+    retry : Retry, optional
+        When a server is asked again, and when it is given up.
     progress : Progress
         Called as assets are finished.
 
@@ -125,9 +154,11 @@ def ingest(
         One per asset, in the order of the manifest.
     """
     jobs: list[Job] = []
+    streaming = _Stream(manifest.path.absolute().parent, retry or Retry()) if stream else None
     for dataset, asset in manifest.items():
         alone = dataset.model_copy(update={"assets": (asset,)})  # the job travels to a process
-        jobs.append((alone, asset, Path(cache).absolute(), Path(store).absolute(), manifest.name))
+        folders = Path(cache).absolute(), Path(store).absolute()
+        jobs.append((alone, asset, *folders, manifest.name, streaming))
     found: dict[str, IngestResult] = {}
     if executor is None and (workers < 2 or len(jobs) < 2):
         for job in jobs:
@@ -149,13 +180,39 @@ def ingest(
 # ------------------------------------------------------------------ one asset
 
 
-def _ingest(dataset: Dataset, asset: Asset, path: Path, folder: Path) -> Literal["done", "skipped"]:
+def _ingest(dataset: Dataset, asset: Asset, path: Path, folder: Path) -> Outcome:
     if _is_current(dataset, asset, folder):
-        return "skipped"
+        return "skipped", "", 0
     _check_bytes(dataset.recording_id(asset), asset, path)
     recording = harmonize(path, dataset, asset)
     Store(folder, create=True).write(recording, _provenance(dataset, asset))
-    return "done"
+    return "done", "", 0
+
+
+def _in_place(dataset: Dataset, asset: Asset, folder: Path, streaming: _Stream) -> Outcome:
+    """Do the same with a file of this machine that is not in the cache."""
+    root = dataset.source.root if isinstance(dataset.source, FileSource) else "."
+    try:
+        path = file_below(streaming.folder / root, asset.path)
+    except FetchError as error:
+        raise FetchError(f"{dataset.recording_id(asset)} ({asset.path}): {error}") from error
+    return _ingest(dataset, asset, path, folder)
+
+
+def _stream(dataset: Dataset, asset: Asset, folder: Path, streaming: _Stream) -> Outcome:
+    """Do the same with a file where it is: of one on a server only what is needed is read."""
+    try:
+        with open_remote(dataset, asset, retry=streaming.retry) as (found, file):
+            if _is_current(dataset, found, folder):
+                return "skipped", "", 0
+            recording = harmonize(cast(IO[bytes], file), dataset, found)
+    except FetchError as error:
+        where = f"{dataset.recording_id(asset)} ({asset.path})"
+        raise type(error)(f"{where}: {error}") from error
+    Store(folder, create=True).write(recording, _provenance(dataset, found))
+    same = "size and ETag are those" if file.etag else "size is the one"
+    what = "the manifest pins" if asset.is_pinned else "the archive states"
+    return "done", f"streamed: the {same} that {what}; the bytes were not hashed", file.bytes_read
 
 
 def _is_current(dataset: Dataset, asset: Asset, folder: Path) -> bool:
@@ -197,9 +254,7 @@ def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
         what = f"{found}, the manifest pins {pin_of(asset)}"
     else:
         what = f"{size:,} bytes, the manifest pins {asset.size:,}"
-    raise HashMismatchError(
-        f"{recording_id}: {path} has {what}; it was not read. Delete it and fetch it again."
-    )
+    raise HashMismatchError(f"{recording_id}: {path} has {what}; it was not read; fetch it again.")
 
 
 # ------------------------------------------------------------------ many assets
@@ -210,13 +265,16 @@ def _id(job: Job) -> str:
 
 
 def _run(job: Job) -> IngestResult:
-    dataset, asset, cache, store, manifest_name = job
+    dataset, asset, cache, store, manifest_name, streaming = job
     try:
         path = asset_path(cache, dataset, asset)
         asset = as_recorded(cache, dataset, asset)
     except SpikedataError as error:
         return IngestResult(_id(job), "failed", str(error), 0.0)
     if not path.is_file() and not _is_current(dataset, asset, store):
+        if streaming:
+            work = _in_place if isinstance(dataset.source, FileSource) else _stream
+            return _result_of(partial(work, dataset, asset, store, streaming), _id(job))
         message = (
             f"{_id(job)}: {asset.path} was not fetched; run "
             f"`spikedata fetch --manifest {manifest_name}` first."

@@ -32,6 +32,7 @@ __all__ = [
     "TransientError",
     "WrongBytesError",
     "WrongOfferError",
+    "file_below",
     "host_of",
     "raise_if_transient",
     "read_json",
@@ -242,6 +243,26 @@ def url_below(base: str, path: str) -> str:
     """
     folder, mark, query = base.partition("?")
     return f"{folder.rstrip('/')}/{quote(path)}{mark}{query}"
+
+
+def file_below(root: Path, path: str) -> Path:
+    """Return the file at a path below a folder of this machine.
+
+    Raises
+    ------
+    FetchError
+        If there is none, or the path leads out of the folder.
+    """
+    root = root.resolve()
+    file = (root / path).resolve()
+    if not file.is_relative_to(root):
+        raise FetchError(f"{root / path} leads out of {root}, to {file}; move the file there.")
+    if not file.is_file():
+        raise FetchError(
+            f"there is no file {file}; name the folder that has it with --from-folder, put it "
+            "there, or correct `root` or `path`."
+        )
+    return file
 
 
 def host_of(url: str | None) -> str:

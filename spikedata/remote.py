@@ -59,7 +59,7 @@ class RemoteFile(io.RawIOBase):
 
     Attributes
     ----------
-    name : str
+    name, etag : str
         As given.
     bytes_read : int
         Bytes that came from the server.
@@ -77,8 +77,8 @@ class RemoteFile(io.RawIOBase):
         retry: Retry | None = None,
     ):
         super().__init__()
-        self.name, self.bytes_read = name, 0
-        self._size, self._etag, self._retry = size, etag, retry or Retry()
+        self.name, self.etag, self.bytes_read = name, etag, 0
+        self._size, self._retry = size, retry or Retry()
         self._origin = HttpOrigin(
             address if callable(address) else lambda: address,
             size,
@@ -242,9 +242,9 @@ class RemoteFile(io.RawIOBase):
                 f"{host} was asked for bytes {begin}-{end - 1} of {self._size} and gave '{found}'"
             )
         etag = reply.headers.get("ETag", "")
-        if self._etag is not None and etag.removeprefix("W/").strip('"') != self._etag:
+        if self.etag is not None and etag.removeprefix("W/").strip('"') != self.etag:
             raise HashMismatchError(
-                f"expected ETag {self._etag}, found {etag or 'none'} at {host}; the file was "
+                f"expected ETag {self.etag}, found {etag or 'none'} at {host}; the file was "
                 "changed at its origin, or the manifest is wrong."
             )
         version = (etag, "" if etag else reply.headers.get("Last-Modified", ""))
