@@ -107,12 +107,15 @@ class Draft:
         table = nwb.read_units(options.electrode, options.electrode_base)
         self.take_unit_table(table, lambda: nwb.read_spikes(table))
 
-    def take_unit_table(self, table: UnitTable, read: Callable[[], np.ndarray]) -> None:
+    def take_unit_table(
+        self, table: UnitTable, read: Callable[[], np.ndarray], rows: np.ndarray | None = None
+    ) -> None:
         """Take units from a table of any origin; ``read`` returns all its spikes, as `SpikeTrains`.
 
-        ``units.keep``, ``units.at_least``, observed time and columns work as for NWB.
+        ``units.keep``, ``units.at_least``, observed time and columns work as for NWB; with
+        ``rows`` (int) only those units of the table are taken.
         """
-        rows = self._kept_units(table)
+        rows = self._kept_units(table, np.arange(len(table.name)) if rows is None else rows)
         rows, observed = self._observed(table, rows)
         if observed is not None:
             self.domain, self.about["domain_from"] = observed, "obs_intervals"
@@ -207,9 +210,9 @@ class Draft:
 
     # -------------------------------------------------------------- parts of the above
 
-    def _kept_units(self, table: UnitTable) -> np.ndarray:
-        """Return the rows of the units that pass every filter of the manifest."""
-        options, kept = self.options.units, np.arange(len(table.name))
+    def _kept_units(self, table: UnitTable, kept: np.ndarray) -> np.ndarray:
+        """Return those of the rows `kept` whose units pass every filter of the manifest."""
+        options = self.options.units
         for column, allowed in options.keep.items():
             values = _column(table, column)
             passes = np.array([value in allowed for value in values[kept].tolist()], bool)
@@ -357,6 +360,9 @@ def _numbers(table: UnitTable, column: str) -> np.ndarray:
 
 
 def _column(table: UnitTable, column: str) -> np.ndarray:
+    """Return a column; ``electrode_group`` is the name of the group of a unit's electrode."""
+    if column == "electrode_group" and table.group is not None:
+        return table.group
     if column not in table.columns:
         raise HarmonizeError(
             f"`{table.path}` has no column '{column}' with one value per unit; "

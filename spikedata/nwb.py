@@ -62,6 +62,8 @@ class UnitTable:
         Observation intervals in seconds, unit after unit.
     observed_bound : ndarray, shape (U + 1,), int64, optional
         Rows of `observed` of each unit, as `spike_bound`.
+    group : ndarray, shape (U,), str, optional
+        Name of the electrode group of each unit's electrode.
     """
 
     path: str
@@ -70,6 +72,7 @@ class UnitTable:
     columns: dict[str, np.ndarray]
     observed: np.ndarray | None = None
     observed_bound: np.ndarray | None = None
+    group: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,9 @@ class NwbFile:
             observed = found if found.shape[1:] == (2,) else None
         every = self._columns(path, count)[0]
         columns = {column: values for column, values in every.items() if values.ndim == 1}
-        columns.update(self._places(path, count, columns, electrode, electrode_base))
-        return UnitTable(path, name, bound, columns, observed, observed_bound)
+        places = self._places(path, count, columns, electrode, electrode_base)
+        group = places.pop("group", None)
+        return UnitTable(path, name, bound, columns | places, observed, observed_bound, group)
 
     def read_spikes(self, table: UnitTable) -> np.ndarray:
         """Return all spike times (s, float64, shape (N,)), unit after unit, in one read."""
@@ -382,7 +386,7 @@ class NwbFile:
         electrode: str | None,
         electrode_base: int,
     ) -> dict[str, np.ndarray]:
-        """Return area and electrode of each unit, as far as the file says.
+        """Return area, electrode and group of each unit, as far as the file says.
 
         The area is the unit's own location, or that of its electrode or its group.
         """
@@ -402,7 +406,8 @@ class NwbFile:
             first = np.append(rows, -1)[bound[:-1]]
             first = np.where(bound[1:] > bound[:-1], first, -1).astype(np.int64)
         if first is not None and electrodes:
-            for name, sources in (("area", ("location",)), ("electrode", ("label", "id"))):
+            wanted = {"area": ("location",), "electrode": ("label", "id"), "group": ("group_name",)}
+            for name, sources in wanted.items():
                 source = next((one for one in sources if one in electrodes), None)
                 if source is not None:
                     values = self._h5.read(self._h5.dataset(f"{ELECTRODES}/{source}"))

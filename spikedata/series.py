@@ -87,7 +87,7 @@ def build_series(
         lost = np.any(marked, axis=0)[kept]
         dropped[f"{rule}.missing"] += int(lost.sum())
         kept = kept[~lost]
-    kept = kept[_usable_values(options, time[kept], values[kept], dropped)]
+    kept = kept[_usable_values(options, _rows(time, kept), _rows(values, kept), dropped)]
     if options.transform == "cos_sin":
         degrees = sources[0].unit.lower().startswith("deg") and options.unit is None
         angle = np.deg2rad(values) if degrees else values
@@ -96,7 +96,7 @@ def build_series(
     first = sources[0]
     if first.rate is not None and len(kept) == len(values):
         return Series(values, unit, columns, start=first.start, rate=first.rate)
-    return Series(values[kept], unit, columns, time=time[kept])
+    return Series(_rows(values, kept), unit, columns, time=_rows(time, kept))
 
 
 def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]) -> Series:
@@ -118,9 +118,9 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
             values[lo:hi] = np.gradient(source.values[lo:hi], time[lo:hi], axis=0)
     alone = np.isnan(values).any(1)
     dropped[f"{rule}.alone"] += int(alone.sum())
-    values = values * options.scale
+    values *= options.scale
     kept = np.flatnonzero(~alone)
-    kept = kept[_in_range(options, values[kept], dropped)]
+    kept = kept[_in_range(options, _rows(values, kept), dropped)]
     if options.max_speed is not None:
         slow = np.linalg.norm(values[kept], axis=1) <= options.max_speed
         dropped[f"{rule}.too_fast"] += int((~slow).sum())
@@ -129,7 +129,7 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
     unit = options.unit if options.unit is not None else f"{source.unit or '1'}/s"
     if source.rate is not None and len(kept) == len(values):
         return Series(values, unit, columns, start=source.start, rate=source.rate)
-    return Series(values[kept], unit, columns, time=time[kept])
+    return Series(_rows(values, kept), unit, columns, time=_rows(time, kept))
 
 
 def build_direction(
@@ -289,7 +289,14 @@ def _joined(options: SeriesOptions, sources: Sequence[SeriesData]) -> np.ndarray
                 f"The series '{options.name}' joins `{sources[0].path}` and `{other.path}`, "
                 "which do not have the same times; make two series of them."
             )
+    if len(sources) == 1:
+        return sources[0].values
     return np.concatenate([source.values for source in sources], axis=1)
+
+
+def _rows(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the rows `kept` (rising); the array itself, not a copy, when those are all."""
+    return values if len(kept) == len(values) else values[kept]
 
 
 def _columns(options: SeriesOptions, sources: Sequence[SeriesData]) -> tuple[str, ...]:
