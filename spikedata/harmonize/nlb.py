@@ -127,7 +127,8 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
 def _rules(dataset: Dataset) -> Rules:
     if dataset.id not in SETS:
         raise HarmonizeError(
-            f"The harmoniser 'nlb' knows no dataset '{dataset.id}'; {did_you_mean(dataset.id, SETS)}"
+            f"The harmoniser 'nlb' knows no dataset '{dataset.id}'; "
+            f"{did_you_mean(dataset.id, SETS)}"
         )
     return SETS[dataset.id]
 
