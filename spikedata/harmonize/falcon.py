@@ -14,11 +14,12 @@ reach into the future. The files of H2 and B1 have no spike times of units: see
 
 Rules that drop or change something, besides those of `spikedata.draft`:
 
-================================  ====================================================
-``series.<name>.rate_is_period``  samples whose ``rate`` field holds the period (H1)
-``series.evaluation.<rule>``      bins of the mask that are dropped, as in a series
-``series.trial_number.<rule>``    bins of ``TrialNum`` that are dropped, as in a series
-================================  ====================================================
+================================  ===================================================
+``series.evaluation.<rule>``      bins of the mask that are changed, as in a series
+``series.trial_number.<rule>``    bins of ``TrialNum`` that are changed, as in a series
+================================  ===================================================
+
+Series of H1 hold their period as their ``rate``, which counts as ``rate_is_period``.
 
 References
 ----------
@@ -39,10 +40,10 @@ from spikedata.files import Source
 from spikedata.hdf5 import Hdf5File
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
-from spikedata.nwb import NwbFile, SeriesData, TableData
+from spikedata.nwb import NwbFile, TableData
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import build_series
+from spikedata.series import build_series, read_sources
 
 __all__ = ["harmonize"]
 
@@ -53,7 +54,6 @@ STAMPS = {
     "acquisition/OpenLoopKinematicsVelocity": "end",  # H1
 }
 """Which moment of its bin a file with such behaviour states as the time of a sample."""
-SLOWEST_RATE = 1.0  # Hz; a lower one is a period, as in H1: 0.02 "Hz" would be a bin of 50 s
 MASK, TRIAL_NUMBER = "acquisition/eval_mask", "acquisition/TrialNum"
 TABLES = {"trials": "intervals/trials", "epochs": "intervals/epochs"}
 
@@ -88,12 +88,13 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
             ", 20 ms after the time in the file" if late else ", as in the file"
         )
         for one in draft.options.series:
-            if one.velocity_of is not None:
-                draft.take_series(nwb, one)
+            binned = _binned(nwb, one, late, draft.dropped) if one.source else None
+            if binned is not None:
+                draft.series[one.name] = binned
             else:
-                draft.series[one.name] = _binned(nwb, one, late, draft.dropped)
+                draft.take_series(nwb, one)  # made of others, or optional and not there
         _take_tables(nwb, source, draft, found)
-        _take_tables_of_bins(nwb, draft, found, late)
+        _take_tables_of_bins(nwb, draft, late)
         draft.take_units(nwb)
     _take_domain(draft)
     return draft.finish()
@@ -111,29 +112,30 @@ def _stamp(nwb: NwbFile, found: set[str]) -> str:
     )
 
 
-def _binned(nwb: NwbFile, options: SeriesOptions, late: float, dropped: Counter[str]) -> Series:
-    """Return a series whose sample times are the ends of its bins, cleaned."""
-    sources = [nwb.read_series(path) for path in options.source]
-    moved = [_at_bin_ends(one, late) for one in sources]
-    if sources[0].rate != moved[0].rate:
-        dropped[f"series.{options.name}.rate_is_period"] += len(sources[0].values)
+def _binned(
+    nwb: NwbFile, options: SeriesOptions, late: float, dropped: Counter[str]
+) -> Series | None:
+    """Return a series whose sample times are the ends of its bins, cleaned.
+
+    `late` (s) is from the time in the file to the end of the bin. None if it is not there.
+    """
+    options = options.model_copy(update={"rate_is_period": True})  # 0.02 Hz: a bin of 50 s
+    sources = read_sources(nwb, options, dropped)
+    if not sources:
+        return None
+    moved = [
+        replace(one, time=None if one.time is None else one.time + late, start=one.start + late)
+        for one in sources
+    ]
     series = build_series(options, moved, dropped)
     step = np.diff(series.times())
     if len(step) and abs(np.median(step) - BIN) > BIN / 10:
         raise HarmonizeError(
-            f"{nwb.path.name}: the samples of `{options.source[0]}` are {np.median(step):g} s "
+            f"{nwb.path.name}: the samples of `{sources[0].path}` are {np.median(step):g} s "
             f"apart, expected bins of {BIN:g} s; the file is of another release, and what its "
             "times mean must be found out first."
         )
     return series
-
-
-def _at_bin_ends(data: SeriesData, late: float) -> SeriesData:
-    """Return the series at times that are `late` s later; a rate that is a period is inverted."""
-    if data.time is not None or data.rate is None:
-        return replace(data, time=data.times() + late)
-    rate = 1 / data.rate if data.rate < SLOWEST_RATE else data.rate
-    return replace(data, start=data.start + late, rate=rate)
 
 
 # ------------------------------------------------------------------ tables
@@ -167,15 +169,15 @@ def _with_tags(source: Source, table: TableData) -> TableData:
     return replace(table, columns={**table.columns, "tags": np.array(texts, str)}, skipped=skipped)
 
 
-def _take_tables_of_bins(nwb: NwbFile, draft: Draft, found: set[str], late: float) -> None:
+def _take_tables_of_bins(nwb: NwbFile, draft: Draft, late: float) -> None:
     """Make the tables that are written as one number per bin."""
-    if TRIAL_NUMBER in found and "trials" not in draft.intervals:
-        options = SeriesOptions(name="trial_number", source=(TRIAL_NUMBER,))
-        bins = _binned(nwb, options, late, draft.dropped)
+    options = SeriesOptions(name="trial_number", source=(TRIAL_NUMBER,), optional=True)
+    bins = None if "trials" in draft.intervals else _binned(nwb, options, late, draft.dropped)
+    if bins is not None:
         draft.intervals["trials"] = _runs(bins.times(), bins.values[:, 0], "number")
-    if MASK in found:
-        options = SeriesOptions(name="evaluation", source=(MASK,))
-        bins = _binned(nwb, options, late, draft.dropped)
+    options = SeriesOptions(name="evaluation", source=(MASK,), optional=True)
+    bins = _binned(nwb, options, late, draft.dropped)
+    if bins is not None:
         runs = _runs(bins.times(), bins.values[:, 0] != 0, "scored")
         scored = runs.where(runs.columns["scored"])
         draft.intervals["evaluation"] = IntervalSet(scored.start, scored.end)
