@@ -78,7 +78,7 @@ class MatlabFile:
                 f"{self.path.name}: `{name}` holds {data.dtype.name} of shape {data.shape}, "
                 "expected a matrix of cells."
             )
-        if data.size > MAX_CELLS:
+        if (data.size or 0) > MAX_CELLS:
             raise HarmonizeError(
                 f"{self.path.name}: `{name}` claims {data.size:,} cells, more than the "
                 f"{MAX_CELLS:,} that are read."
@@ -139,7 +139,7 @@ class Cell:
                 f"{self.file.path.name}: `{self.place}` has the shape {self.data.shape[::-1]}, "
                 "expected one column or one row."
             )
-        return int(self.data.size)
+        return int(self.data.size or 0)
 
     def text(self) -> str:
         """Return a row of characters as text.
@@ -152,7 +152,7 @@ class Cell:
         self.file._check(self.data, self.place, "u", "characters")
         if text_of(self.data.attrs.get("MATLAB_class", "char")) != "char" or self.is_empty:
             raise HarmonizeError(f"{self.file.path.name}: `{self.place}` holds no characters.")
-        if self.data.size > MAX_CELLS:
+        if (self.data.size or 0) > MAX_CELLS:
             raise HarmonizeError(
                 f"{self.file.path.name}: `{self.place}` claims {self.data.size:,} characters."
             )

@@ -83,11 +83,10 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
         time = _clock(mat)
         _take_behaviour(draft, mat, time)
         _take_units(draft, mat)
-    cursor = draft.series["cursor_position"]
-    draft.domain = series_coverage(cursor, None)
-    draft.about["domain_from"] = "samples of the cursor"
-    if len(draft.domain):
-        _take_tables(draft, draft.domain)
+    step = float(np.median(np.diff(time)))
+    draft.domain = IntervalSet.single(time[0], time[-1] + step)
+    draft.about["domain_from"] = "the clock of the behaviour"
+    _take_tables(draft, draft.domain)
     return draft.finish()
 
 
@@ -271,8 +270,8 @@ def _pieces(edge: np.ndarray, rows: np.ndarray, still: IntervalSet) -> IntervalS
     """Return what of some blocks is not still, each block for itself: neighbours are not joined."""
     if not len(still):
         return IntervalSet.sorted(edge[rows], edge[rows + 1])
-    parts = [_longer(IntervalSet.single(edge[row], edge[row + 1]).difference(still))
-             for row in rows]  # fmt: skip
+    parts = [_longer(IntervalSet.single(lo, hi).difference(still))
+             for lo, hi in np.stack([edge[rows], edge[rows + 1]], 1).tolist()]  # fmt: skip
     return IntervalSet.sorted(
         np.concatenate([one.start for one in parts]), np.concatenate([one.end for one in parts])
     )
