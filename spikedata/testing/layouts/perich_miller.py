@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from spikedata.errors import SpikedataError
 from spikedata.testing.layouts import Layout
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def write_perich_miller(
     duration : float
         About how long the cursor is followed (s), at least 30: until 0.6 s after the last trial.
     units : int
-        Number of units, at least 4; real files have 21 to 300.
+        Number of units, at least 4; the crawled files have 71 to 246.
     rate : float
         Mean rate of a unit (Hz); single units differ. All are tuned to the cursor's velocity.
     task : {"center_out", "random_target"}
@@ -104,22 +105,25 @@ def write_perich_miller(
         Whether to write 48 int16 for every spike: nine tenths of a file.
     session : str
         As ``"sub-C_ses-CO-20160909"``; a day of monkey C when not given.
+
+    Raises
+    ------
+    SpikedataError
+        If the file would be too short, or have too few units, for what is wrong in it.
     """
-    session = session or {"center_out": "sub-C_ses-CO-20160909",
-                          "random_target": "sub-C_ses-RT-20131009"}[task]  # fmt: skip
+    if duration < 30 or units < 4:
+        raise SpikedataError(f"Give at least 30 s and 4 units, not {duration:g} s and {units}.")
+    session = session or f"sub-C_ses-{'CO-20160909' if task == 'center_out' else 'RT-20131009'}"
     rng = np.random.default_rng([seed, *session.encode()])
     make = {"center_out": _center_out, "random_target": _random_target}[task]
     done = make(rng, duration)
     last = done.columns["stop_time"][-1] + AFTER
     tick = np.arange(int(FIRST * CLOCK), int(last * CLOCK) + 1, STEP)
     time = tick / CLOCK
-    position, velocity, acceleration = _cursor(done, time)
-    _write_all_but_units(
-        path, session, task, arrays, waveforms, done.columns, time,
-        (position, velocity, acceleration),
-    )  # fmt: skip
-    trains = list(_trains(rng, tick, velocity, units, rate))
-    electrode = rng.permutation(96 * arrays)[:units]
+    cursor = _cursor(done, time)
+    _write_all_but_units(path, session, arrays, waveforms, done.columns, time, cursor)
+    trains = list(_trains(rng, tick, cursor[1], units, rate))
+    electrode = np.resize(rng.permutation(96 * arrays), units)
     if not session.startswith("sub-T"):
         electrode[1] = electrode[0]
     _write_units(path, rng, trains, electrode, waveforms)
@@ -243,22 +247,16 @@ def _trains(
 
 
 def _write_all_but_units(
-    path: Path,
-    session: str,
-    task: Task,
-    arrays: int,
-    waveforms: bool,
-    columns: dict[str, np.ndarray],
-    time: np.ndarray,
-    cursor: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
+    path: Path, session: str, arrays: int, waveforms: bool,
+    columns: dict[str, np.ndarray], time: np.ndarray, cursor: tuple[np.ndarray, ...],
+) -> None:  # fmt: skip
     """Write the file with one unit in it, which has the right columns."""
     from pynwb import NWBHDF5IO, NWBFile
     from pynwb.file import Subject
 
     found = re.fullmatch(r"sub-(\w+)_ses-(?:CO|RT)-(\d{8})", session)
     subject, day = found.groups() if found else ("C", "20160909")
-    words = {"center_out": "center-out", "random_target": "random target"}[task]
+    words = "random target" if "num_targets" in columns else "center-out"
     zone = "-04:00" if "03" < day[4:6] < "11" else "-05:00"
     begin = datetime.fromisoformat(f"{day[:4]}-{day[4:6]}-{day[6:]}T12:39:08.680{zone}")
     nwb = NWBFile(
@@ -293,9 +291,7 @@ def _add_electrodes(nwb: NWBFile, arrays: int) -> None:
             )  # fmt: skip
 
 
-def _add_cursor(
-    nwb: NWBFile, time: np.ndarray, cursor: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> None:
+def _add_cursor(nwb: NWBFile, time: np.ndarray, cursor: tuple[np.ndarray, ...]) -> None:
     from pynwb import TimeSeries
     from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries
 
@@ -335,46 +331,39 @@ def _add_trials(nwb: NWBFile, columns: dict[str, np.ndarray]) -> None:
 
 
 def _write_units(
-    path: Path,
-    rng: np.random.Generator,
-    trains: list[np.ndarray],
-    electrode: np.ndarray,
+    path: Path, rng: np.random.Generator, trains: list[np.ndarray], electrode: np.ndarray,
     waveforms: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Replace the one unit of the file by these, straight in HDF5: pynwb takes them one by one."""
     import h5py
 
     ends = np.cumsum([len(train) for train in trains])
     total = int(ends[-1])
+    small = np.uint8 if len(trains) < 256 else np.uint16
     arrays = {
         "id": np.arange(len(trains)),
         "spike_times": np.concatenate(trains),
         "spike_times_index": ends.astype(np.uint32),
         "electrodes": electrode.astype(np.int64),
-        "electrodes_index": np.arange(1, len(trains) + 1).astype(np.uint8 if len(trains) < 256
-                                                                 else np.uint16),
-    }  # fmt: skip
+        "electrodes_index": np.arange(1, len(trains) + 1, dtype=small),
+    }
     if waveforms:
-        arrays["waveforms_index"] = np.arange(1, total + 1, dtype=np.uint64) * SAMPLES
-        if total * SAMPLES < 2**32:
-            arrays["waveforms_index"] = arrays["waveforms_index"].astype(np.uint32)
+        large = np.uint32 if total * SAMPLES < 2**32 else np.uint64
+        arrays["waveforms_index"] = np.arange(1, total + 1, dtype=large) * large(SAMPLES)
         arrays["waveforms_index_index"] = ends.astype(np.uint32)
     with h5py.File(path, "a") as file:
-        group = file["units"]
+        group = file.require_group("units")
         for name, values in arrays.items():
             _replace(group, name, values.shape, values.dtype)[()] = values
         if waveforms:
             data = _replace(group, "waveforms", (total * SAMPLES, 1), np.dtype(np.int16))
             _write_waveforms(data, rng, total)
-        for name in group:
-            if "target" in group[name].attrs:
-                target = group[name.removesuffix("_index")]
-                group[name].attrs["target"] = target.ref
+        for name, one in group.items():
+            if "target" in one.attrs:
+                one.attrs["target"] = group[name.removesuffix("_index")].ref
 
 
-def _replace(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype
-) -> h5py.Dataset:
+def _replace(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
     attributes = dict(group[name].attrs)
     del group[name]
     data = group.create_dataset(name, shape, dtype)
