@@ -90,8 +90,14 @@ def ingest(
         return
     rows = [
         {"recording_id": one.recording_id, "status": one.status, "seconds": round(one.seconds, 3),
-         **({"bytes_read": one.bytes_read, "of": asset.size} if stream else {}),
+         **(_read_of(one.bytes_read, asset.size) if stream else {}),
          "message": one.message}
         for one, (_, asset) in zip(results, chosen.items(), strict=True)
     ]  # fmt: skip
     finish(title, rows, as_json)
+
+
+def _read_of(bytes_read: int, size: int | None) -> dict[str, object]:
+    """Return what was read of a file, in bytes and as a share of it, where its size is known."""
+    share = None if size is None else round(bytes_read / max(size, 1), 4)
+    return {"bytes_read": bytes_read, "share_read": share}

@@ -99,13 +99,16 @@ class RemoteFile(io.RawIOBase):
         """Close the file; raise the first error of a read, if there was one."""
         first = self._error
         self.close()
-        if first is not None and first is not error:
-            raise first from None
+        try:
+            if first is not None and first is not error:
+                raise first from None
+        finally:  # its traceback leads to this frame, a circle again
+            del first, error
 
     def close(self) -> None:
         """Forget what was read."""
         self._blocks.clear()
-        self._error = None  # its traceback leads here: a circle would outlive libhdf5
+        self._error = None  # its traceback leads here: in a circle, h5py's file stays open
         super().close()
 
     def readable(self) -> bool:
