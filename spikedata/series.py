@@ -80,7 +80,9 @@ def build_series(
     ignored = sum(source.conversion_ignored for source in sources)
     dropped[f"{rule}.conversion_ignored"] += ignored
     values = values if options.scale == 1.0 else values * options.scale
-    unit = options.unit if options.unit is not None else sources[0].unit
+    unit = options.unit
+    if unit is None:  # the file states the unit after the conversion, and that may be junk
+        unit = "" if ignored else sources[0].unit
     kept = _usable_times(rule, time, dropped)
     marked = [source.missing for source in sources if source.missing is not None]
     if marked:

@@ -59,7 +59,7 @@ def test_what_is_committed_is_what_is_built():
     done = run_build(FOLDER, "--check")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert len(BUILT) == 22
+    assert len(BUILT) == 23
 
 
 def test_a_manifest_that_was_edited_is_named_and_built_again(tmp_path):
@@ -223,6 +223,7 @@ def test_what_describes_a_dataset_can_be_looked_up(manifest):
         ("neurobench-reaching", 6, 3.21, 6, 0, 0),
         ("hippocampus", 8, 65.71, 8, 0, 0),
         ("head-direction", 40, 207.73, 40, 0, 0),
+        ("grid-cells", 118, 1.86, 118, 0, 0),
         ("steinmetz", 39, 14.68, 39, 0, 0),
         ("even-chen", 15, 187.53, 15, 0, 0),
     ],
