@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -31,7 +32,7 @@ __all__ = ["connect", "in_processes", "on_executor", "was_lost"]
 
 ITEMS_PER_PROCESS = 32  # then a fresh process takes over, whatever a reader kept in memory
 FALSE_STARTS = 10  # processes in a row that died before they ran anything: there is no point
-DASK = re.compile(r"dask://(?P<place>(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d{1,5})")
+DASK = re.compile(r"dask://(?P<host>\[[0-9A-Fa-f:]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -244,10 +245,11 @@ def connect(address: str, timeout: float = 30.0) -> Iterator[Executor]:
             f"{address} needs Dask, which is not installed here: "
             "pip install 'neural-spikedata[dask]'."
         ) from None
-    place = f"tcp://{found['place']}"
+    place = f"tcp://{found['host']}:{found['port']}"
     try:
+        _wait_for_a_word(found["host"].strip("[]"), int(found["port"]), timeout)
         client = Client(place, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, OverflowError) as error:  # no such host or port, nobody there, a silent one
         raise ExecutorError(
             f"No Dask scheduler answers at {address} within {timeout:g} s "
             f"({type(error).__name__}): is `dask scheduler` running there?"
@@ -266,3 +268,13 @@ def connect(address: str, timeout: float = 30.0) -> Iterator[Executor]:
         finally:
             with suppress(Exception):  # the scheduler may be gone
                 executor.shutdown(wait=False)
+
+
+def _wait_for_a_word(host: str, port: int, timeout: float) -> None:
+    """Raise OSError unless a server says something of itself, as a Dask scheduler does.
+
+    The Client would wait for ever for one that accepts and says nothing, as a web server.
+    """
+    with socket.create_connection((host, port), timeout) as connection:
+        if not connection.recv(1):
+            raise ConnectionResetError
