@@ -58,7 +58,9 @@ class Rules:
 
     References
     ----------
-    ``PARAMS`` in ``make_tensors.py`` of nlb_tools (Pei et al. 2021, appendix).
+    ``PARAMS`` in ``make_tensors.py`` of nlb_tools at commit 4aba5cd (at 04f1c7e the lags were
+    others). It moves the windows of DMFC_RSG's train file later by up to 0.3 s, at random, and
+    scores them from set_time on; ours stay in place and whole.
     """
 
     align: str
