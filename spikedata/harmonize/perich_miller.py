@@ -246,8 +246,8 @@ def find_outliers(position: Series, acceleration: Series) -> IntervalSet:
     time, at, too = np.intersect1d(
         position.times(), acceleration.times(), assume_unique=True, return_indices=True
     )
-    fast = np.atleast_1d(np.linalg.norm(acceleration.values[too], axis=1)) > FASTEST
-    far = (np.abs(position.values[at]) > SCREEN).any(1)
+    fast = np.linalg.norm(acceleration.values[too], axis=1) > FASTEST
+    far = np.asarray((np.abs(position.values[at]) > SCREEN).any(1))
     far = eroded(dilated(far, FAR_WIDTH), FAR_EROSION)
     return masked_segments(time, dilated(fast, FAST_WIDTH) | far)
 

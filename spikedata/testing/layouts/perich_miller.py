@@ -58,10 +58,7 @@ CUT_OFF = " Warning: This session with Monkey"
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """What the animal did: a table of trials, and the points that the cursor moves between.
-
-    ``point_time`` (P,) s and ``point`` (P, 2) cm; ``knock`` is a time of high acceleration.
-    """
+    """Trials, the points (P,) s, (P, 2) cm that the cursor moves between, and a knock's time."""
 
     columns: dict[str, np.ndarray]
     point_time: np.ndarray
