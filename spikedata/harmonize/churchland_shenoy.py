@@ -33,7 +33,6 @@ import numpy as np
 from spikedata.draft import Draft
 from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
-from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, SeriesData, TableData
 from spikedata.recording import Recording
@@ -305,11 +304,10 @@ def _take_units(nwb: NwbFile, draft: Draft, clock: Clock) -> None:
     table = nwb.read_units(options.electrode, options.electrode_base)
     table = replace(table, observed=None, observed_bound=None)
     held = [nwb.read_spikes(table)]  # a list, so that nothing here keeps the array alive
-    bound = table.spike_bound
-    broken = [clock.place(held[0][lo:hi]) for lo, hi in zip(bound[:-1], bound[1:], strict=True)]
+    broken = [clock.place(train) for train in np.split(held[0], table.spike_bound[1:-1])]
     draft.dropped.update(Counter(f"units.{rule}" for rule in broken if rule))
     rows = np.flatnonzero([not rule for rule in broken])
-    if len(rows) == 0:
+    if not np.diff(table.spike_bound)[rows].any():
         raise HarmonizeError(
             f"{draft.recording_id}: the spikes of none of the {len(broken)} units run backwards "
             f"just where the trials do ({len(clock.first) - 1} joins); leave the asset out."

@@ -20,7 +20,7 @@ second acquisition, one with a spike before its acquisition began.
 ``000070-missing-columns`` (20090922): two acquisitions, and five columns that the others have.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pynwb makes its classes while it runs, so pyright does not see their methods.
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _bounds(rng: np.random.Generator, kind: Kind) -> tuple[np.ndarray, np.ndarra
 
 def _samples(kind: Kind, bounds: np.ndarray) -> list[np.ndarray]:
     """Return the times of the samples of each trial."""
-    time = [start + np.arange(int(round((end - start) * 1000))) / 1000 for start, end in bounds]
+    time = [start + np.arange(round((end - start) * 1000)) / 1000 for start, end in bounds]
     if kind.overlap:
         time[4] = time[4][time[4] < bounds[5, 0] - 0.02]
     return time
