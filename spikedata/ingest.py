@@ -8,7 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import IO, Literal, cast
 
 from pydantic import JsonValue
 
-from spikedata.cache import as_recorded, asset_path
+from spikedata.cache import as_recorded, asset_path, is_verified, read_record
 from spikedata.digests import conflict, digests_of, pin_of
 from spikedata.errors import FetchError, HashMismatchError, SpikedataError, StoreError
 from spikedata.executors import in_processes, on_executor, was_lost
@@ -84,7 +84,8 @@ def ingest_asset(dataset: Dataset, asset: Asset, asset_file: Path, store: Path) 
     dataset, asset : Dataset, Asset
         What the manifest says.
     asset_file : Path
-        The fetched file; its size and SHA-256 are compared with the manifest's first.
+        The fetched file. Its size is compared with the manifest's first, its hash while it is
+        harmonised; nothing is kept of a file that is another.
     store : Path
         Folder of the store; made when missing.
 
@@ -180,11 +181,23 @@ def ingest(
 # ------------------------------------------------------------------ one asset
 
 
-def _ingest(dataset: Dataset, asset: Asset, path: Path, folder: Path) -> Outcome:
+def _ingest(
+    dataset: Dataset, asset: Asset, path: Path, folder: Path, verified: bool = False
+) -> Outcome:
+    """Harmonise a file of this machine; `verified` says that its bytes have been hashed."""
     if _is_current(dataset, asset, folder):
         return "skipped", "", 0
-    _check_bytes(dataset.recording_id(asset), asset, path)
-    recording = harmonize(path, dataset, asset)
+    recording_id = dataset.recording_id(asset)
+    _check_size(recording_id, asset, path)
+    if verified:
+        recording = harmonize(path, dataset, asset)
+    else:
+        with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter's lock
+            checked = beside.submit(_check_bytes, recording_id, asset, path)
+            try:
+                recording = harmonize(path, dataset, asset)
+            finally:
+                checked.result()  # other bytes explain whatever else went wrong
     Store(folder, create=True).write(recording, _provenance(dataset, asset))
     return "done", "", 0
 
@@ -237,8 +250,8 @@ def _provenance(dataset: Dataset, asset: Asset) -> dict[str, JsonValue]:
     return {"key": hashlib.sha256(text.encode()).hexdigest(), **made_from}
 
 
-def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
-    """Raise unless the file is the one that the manifest pins; it is read only after that."""
+def _check_size(recording_id: str, asset: Asset, path: Path) -> None:
+    """Raise unless the file is there, is pinned, and has the pinned size; nothing is read."""
     if not path.is_file():
         raise FetchError(f"{recording_id}: there is no file {path}; fetch it first.")
     if not asset.is_pinned:
@@ -247,14 +260,21 @@ def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
             "one; fetch it first, or pin it with `spikedata manifest resolve`."
         )
     size = path.stat().st_size
-    if size == asset.size:
-        found = conflict(asset, digests_of(path, asset))
-        if found is None:
-            return
-        what = f"{found}, the manifest pins {pin_of(asset)}"
-    else:
-        what = f"{size:,} bytes, the manifest pins {asset.size:,}"
-    raise HashMismatchError(f"{recording_id}: {path} has {what}; it was not read; fetch it again.")
+    if size != asset.size:
+        raise HashMismatchError(
+            f"{recording_id}: {path} has {size:,} bytes, the manifest pins {asset.size:,}; fetch "
+            "it again."
+        )
+
+
+def _check_bytes(recording_id: str, asset: Asset, path: Path) -> None:
+    """Raise unless the file is the one that the manifest pins."""
+    found = conflict(asset, digests_of(path, asset))
+    if found is not None:
+        raise HashMismatchError(
+            f"{recording_id}: {path} has {found}, the manifest pins {pin_of(asset)}; nothing of it "
+            "was kept; fetch it again."
+        )
 
 
 # ------------------------------------------------------------------ many assets
@@ -280,7 +300,8 @@ def _run(job: Job) -> IngestResult:
             f"`spikedata fetch --manifest {manifest_name}` first."
         )
         return IngestResult(_id(job), "failed", message, 0.0)
-    return ingest_asset(dataset, asset, path, store)
+    verified = read_record(cache, dataset, asset) is not None and is_verified(cache, dataset, asset)
+    return _result_of(partial(_ingest, dataset, asset, path, store, verified), _id(job))
 
 
 Done = Generator[tuple[Job, Future[IngestResult]], None, None]

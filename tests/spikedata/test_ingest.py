@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from spikedata.cache import asset_path
+from spikedata.cache import asset_path, is_verified
 from spikedata.ingest import ingest, ingest_asset
 from spikedata.manifest import Manifest
 from spikedata.recording import Recording
@@ -126,18 +127,55 @@ def test_an_asset_that_was_not_fetched_says_how_to_fetch_it(source, tmp_path):
 
 
 @pytest.mark.parametrize("change", [b"x", b""])
-def test_bytes_that_are_not_the_pinned_ones_are_never_read(source, tmp_path, change, monkeypatch):
+def test_bytes_that_are_not_the_pinned_ones_are_never_kept(source, tmp_path, change):
     manifest = make_manifest(source, ["a"])
     dataset, asset = next(manifest.items())
     wrong = bytearray(source.read_bytes())
     wrong[-1:] = change if wrong[-1:] != b"x" or not change else b"y"
     (tmp_path / "a.nwb").write_bytes(wrong)
-    monkeypatch.setattr(MODULE, "harmonize", lambda *_: pytest.fail("it was read"))
 
     result = ingest_asset(dataset, asset, tmp_path / "a.nwb", tmp_path / "store")
 
     assert result.status == "failed"
-    assert "was not read" in result.message
+    assert "the manifest pins" in result.message
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_file_of_another_size_is_not_read_at_all(source, tmp_path, monkeypatch):
+    manifest = make_manifest(source, ["a"])
+    dataset, asset = next(manifest.items())
+    (tmp_path / "a.nwb").write_bytes(source.read_bytes() + b"x")
+    monkeypatch.setattr(MODULE, "harmonize", lambda *_: pytest.fail("it was read"))
+
+    result = ingest_asset(dataset, asset, tmp_path / "a.nwb", tmp_path / "store")
+
+    assert "bytes, the manifest pins" in result.message
+
+
+def test_other_bytes_explain_a_file_that_cannot_be_read(source, tmp_path):
+    """The hash is found while the file is read: its word counts more than a reader's."""
+    manifest = make_manifest(source, ["a"])
+    dataset, asset = next(manifest.items())
+    (tmp_path / "a.nwb").write_bytes(bytes(len(source.read_bytes())))
+
+    result = ingest_asset(dataset, asset, tmp_path / "a.nwb", tmp_path / "store")
+
+    assert "the manifest pins" in result.message
+
+
+def test_what_fetch_has_just_hashed_is_not_hashed_again(source, tmp_path, monkeypatch):
+    manifest = make_manifest(source, ["a"])
+    dataset, asset = next(manifest.items())
+    cache, store = tmp_path / "cache", tmp_path / "store"
+    bring(manifest, source, cache)
+    path = asset_path(cache, dataset, asset)
+    os.utime(path, (0, 0))
+    assert is_verified(cache, dataset, asset)  # hashes it, and writes that down
+    monkeypatch.setattr(MODULE, "digests_of", lambda *_: pytest.fail("it was hashed again"))
+
+    (result,) = ingest(manifest, cache, store)
+
+    assert (result.status, result.message) == ("done", "")
 
 
 def test_one_bad_asset_does_not_stop_the_others(source, tmp_path):
