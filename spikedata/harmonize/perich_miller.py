@@ -52,6 +52,7 @@ RANDOM_TARGET_SHORTEST, RANDOM_TARGET_LONGEST = 2.0, 10.0  # s, both excluded
 TARGETS = 4  # of a random-target trial; a valid one attempted them all
 
 SCREEN = 10.0  # cm: positions beyond it, to either side, are outliers
+NARROWEST = 1.0  # cm: a cursor that never gets so far from the middle is not in centimetres
 FASTEST = 1500.0  # cm/s^2: norm of the acceleration
 FAST_WIDTH = 2  # samples by which fast ones are dilated
 FAR_WIDTH, FAR_EROSION = 400, 100  # samples: far ones are dilated, then eroded
@@ -318,12 +319,19 @@ def _take_sorting(draft: Draft) -> None:
 
 
 def _extent(draft: Draft) -> IntervalSet:
-    """Return the time from the first cursor sample to the last."""
+    """Return the time from the first cursor sample to the last; see that it is in centimetres."""
     position = draft.series["cursor_position"]
     if len(position) < 2:
         raise HarmonizeError(
             f"{draft.recording_id}: `{SERIES[0].source[0]}` has {len(position)} usable samples; "
             "expected a cursor that was followed all the time: leave the asset out."
+        )
+    widest = float(np.abs(position.values).max())
+    if widest < NARROWEST:
+        raise HarmonizeError(
+            f"{draft.recording_id}: the cursor gets {widest:.3g} from the middle of the screen, "
+            f"expected some {SCREEN:g} cm: the file holds another unit; state a `scale` for "
+            "cursor_position, cursor_velocity and cursor_acceleration in the manifest."
         )
     return IntervalSet.single(*position.times()[[0, -1]].tolist())
 

@@ -455,6 +455,25 @@ def test_a_cursor_of_one_sample_is_refused(copy):
         run(path, CENTER_OUT)
 
 
+def test_positions_in_metres_are_refused_until_the_manifest_scales_them(copy, recordings):
+    """The thresholds are centimetres: in another unit they would find no outlier, in silence."""
+    path = copy(CENTER_OUT)
+    stated = []
+    with h5py.File(path, "a") as file:
+        for name, source in {
+            "cursor_position": "processing/behavior/Position/cursor_pos",
+            "cursor_velocity": "processing/behavior/Velocity/cursor_vel",
+            "cursor_acceleration": "processing/behavior/Acceleration/cursor_acc",
+        }.items():
+            file[f"{source}/data"].attrs["conversion"] = 0.01
+            stated.append({"name": name, "source": [source], "scale": 100.0})
+
+    with pytest.raises(HarmonizeError, match="expected some 10 cm"):
+        run(path, CENTER_OUT)
+    scaled = run(path, CENTER_OUT, series=stated)
+    assert scaled.intervals["outlier"] == recordings[CENTER_OUT].intervals["outlier"]
+
+
 # ------------------------------------------------------------------ the written files
 
 
