@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from spikedata.archives import open_archive
@@ -96,19 +97,24 @@ class RemoteFile(io.RawIOBase):
         self._error: BaseException | None = None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file; raise the first error of a read, if there was one."""
+        """Close the file; raise the first error of a read, if there was one.
+
+        No circle of errors and tracebacks is left: h5py's objects would stay in it until they are
+        collected in some other thread, or after libhdf5 is gone, which crashes.
+        """
         first = self._error
         self.close()
         try:
             if first is not None and first is not error:
+                _forget(error, first)
                 raise first from None
-        finally:  # its traceback leads to this frame, a circle again
+        finally:
             del first, error
 
     def close(self) -> None:
         """Forget what was read."""
         self._blocks.clear()
-        self._error = None  # its traceback leads here: in a circle, h5py's file stays open
+        self._error = None  # its traceback leads here
         super().close()
 
     def readable(self) -> bool:
@@ -257,6 +263,16 @@ class RemoteFile(io.RawIOBase):
                 f"has {_named(version)}); run it again."
             )
         self._version = version
+
+
+def _forget(error: BaseException | None, first: BaseException) -> None:
+    """Let an error, and those that led to it back to the first, hold no values any more."""
+    while error is not None and error is not first:
+        clear_frames(error.__traceback__)
+        cause = error.__cause__ or error.__context__
+        error.__cause__ = error.__context__ = None
+        error = cause
+    clear_frames(first.__traceback__)
 
 
 def _named(version: tuple[str, str]) -> str:
