@@ -144,6 +144,7 @@ class SpikeTrains:
                 lo, hi, at = cut[unit, slab], cut[unit, slab + 1], begin[unit, slab]
                 piece = train[lo:hi].view(np.uint64) if wide[slab] else packed[lo:hi]
                 key[at : at + hi - lo] = piece
+        train = packed = piece = None  # each would keep its whole array alive
         self.trains.clear()
         time, owner = key.view(np.float64), np.empty(total, np.int32)
         for slab, (lo, hi) in enumerate(pairwise(bound.tolist())):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from spikedata.manifest import Dataset
 from spikedata.nwb import NwbFile
 from spikedata.options import HarmonizeOptions
 from spikedata.recording import Recording
+from spikedata.spikes import SpikeTrains
 from spikedata.testing.layouts import layouts, write_layout
 
 NAMES = ("000070-plain", "000070-joined", "000070-overlap", "000070-missing-columns")
@@ -379,6 +381,20 @@ def test_placing_spikes_needs_no_second_copy_of_them():
     tracemalloc.stop()
 
     assert peak < time.nbytes / 4
+
+
+def test_merging_lets_the_times_that_were_read_go():
+    """While it fills the column of units, only the table and small parts are in memory."""
+    many, units = 2_000_000, 64
+    rng = np.random.default_rng(0)
+    bound = np.linspace(0, many, units + 1).astype(np.int64)
+    tracemalloc.start()
+    trains = SpikeTrains(lambda: rng.uniform(0, 1000, many), bound, range(units), Counter())
+    time, unit = trains.merge()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 1.45 * (time.nbytes + unit.nbytes)
 
 
 # ------------------------------------------------------------------ refusals
