@@ -326,7 +326,8 @@ def test_a_file_of_this_machine_is_read_in_place_and_still_hashed(server, nwb, t
     result = stream(manifest, tmp_path)
 
     assert (result.status, result.bytes_read) == ("failed", 0)
-    assert "was not read" in result.message
+    assert "the manifest pins sha256" in result.message
+    assert not (tmp_path / "store").exists()
     (tmp_path / "published" / PATH).unlink()
     assert "there is no file" in stream(manifest, tmp_path).message
 
