@@ -23,6 +23,10 @@ __all__ = ["Hdf5File", "is_damage", "number_of", "text_of"]
 Result = TypeVar("Result")
 
 MAX_BYTES = 16 * 2**30  # one array; a hostile file can claim any shape in a few bytes
+EXPANSION = 250  # bytes read of a file for each byte that it has; deflate alone can give 1032
+LEAST_BYTES = 2**27  # that can be read of any file, however small
+TEXT_COST = 64  # bytes at least that a text takes while it is read
+TEXT_STEP = 2**28  # bytes that a step of reading texts takes at most
 MAX_LINKS = 16  # soft links followed one after another
 
 
@@ -50,8 +54,10 @@ class Hdf5File:
                 self.root = h5py.File(source, "r")
         except FileNotFoundError:
             raise HarmonizeError(f"{path}: there is no such file.") from None
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise HarmonizeError(f"{path.name}: {_why_not_open(path, error)}") from None
+        self.size = int(self.root.id.get_filesize())  # bytes
+        self._left = max(LEAST_BYTES, EXPANSION * self.size)
 
     def close(self) -> None:
         """Close the file."""
@@ -60,10 +66,18 @@ class Hdf5File:
     def names(self, path: str = "") -> list[str]:
         """Return the names in the group at `path`; none for an array or where nothing is.
 
-        Never ask ``name in group`` of h5py: it follows a link that leaves the file.
+        Never ask ``name in group`` of h5py: it follows a link that leaves the file. A name that
+        is not text in UTF-8 is left out: nothing can ask for it.
         """
         node = self.find(path)
-        return list(node) if isinstance(node, h5py.Group) else []
+        return [one for one in node if isinstance(one, str)] if isinstance(node, h5py.Group) else []
+
+    def length(self, path: str) -> int:
+        """Return the number of rows of the array at `path`, or raise when it has none."""
+        data = self.dataset(path)
+        if not data.shape:
+            raise HarmonizeError(f"{self.name}: `{path}` holds one value, expected a row of them.")
+        return int(data.shape[0])
 
     def open(self, path: str) -> h5py.Group | h5py.Dataset:
         """Return the object at `path`, or raise when there is none."""
@@ -146,31 +160,82 @@ class Hdf5File:
 
     def read_floats(self, data: h5py.Dataset) -> np.ndarray:
         """Return a whole array of numbers as float64, in one read and one piece of memory."""
-        return self.read_floats_of([data]).reshape(data.shape)
+        return self.read_floats_of([data]).reshape(data.shape or ())
 
     def read_floats_of(self, arrays: Sequence[h5py.Dataset]) -> np.ndarray:
         """Return the numbers of several arrays end to end, as float64, in one piece of memory."""
-        self._check_size(arrays, 8)
-        values = np.empty(sum(data.size or 0 for data in arrays), np.float64)
+        for data in arrays:
+            if data.dtype.kind not in "fiub" or data.shape is None:
+                raise HarmonizeError(
+                    f"{self.name}: `{data.name}` holds {data.dtype.name} of shape {data.shape}, "
+                    "expected numbers."
+                )
+        count = sum(int(data.size or 0) for data in arrays)
+        if arrays:
+            self._take_bytes(arrays[0], 8 * count)
+        values = np.empty(count, np.float64)
         end = 0
         for data in arrays:
-            begin, end = end, end + (data.size or 0)
+            begin, end = end, end + int(data.size or 0)
             part = values[begin:end].reshape(data.shape)
             if part.size:
                 self._guarded(data, partial(data.read_direct, part))
         return values
 
     def read(self, data: h5py.Dataset) -> np.ndarray:
-        """Return a whole array, strings as str, in one read."""
-        self._check_size([data], data.dtype.itemsize)
-        return self._guarded(data, lambda: _values(data))
+        """Return a whole array of numbers, texts (as str) or references.
 
-    def _check_size(self, arrays: Sequence[h5py.Dataset], itemsize: int) -> None:
-        size = sum(data.size or 0 for data in arrays) * itemsize
-        if size > MAX_BYTES:
+        Numbers come in the byte order of this machine, floats as float32 or float64.
+
+        Raises
+        ------
+        HarmonizeError
+            If it holds anything else, or more bytes than a file of this size can hold.
+        """
+        if h5py.check_string_dtype(data.dtype) is not None:
+            return self._read_texts(data)
+        kind, count = data.dtype, int(data.size or 0)
+        if data.shape is None or (kind.kind not in "fiub" and h5py.check_ref_dtype(kind) is None):
             raise HarmonizeError(
-                f"{self.name}: `{arrays[0].name}` claims {size:,} bytes, more than the "
-                f"{MAX_BYTES:,} that are read at once."
+                f"{self.name}: `{data.name}` holds {kind.name} of shape {data.shape}, expected "
+                "numbers or text."
+            )
+        self._take_bytes(data, count * max(kind.itemsize, 1))
+        values = self._guarded(data, lambda: np.asarray(data[()]))
+        if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
+            return values.astype(np.float32 if values.dtype.itemsize < 4 else np.float64)
+        return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+    def _read_texts(self, data: h5py.Dataset) -> np.ndarray:
+        """Return an array of texts, in steps: many rows can lead to one same long text."""
+        shape, count = data.shape, int(data.size or 0)
+        self._take_bytes(data, count * max(TEXT_COST, data.dtype.itemsize))
+        if shape is None or not count:
+            return np.zeros(shape or (0,), "U1")
+        texts = data.asstr(errors="replace")
+        if not shape:
+            return np.asarray(self._guarded(data, lambda: texts[()]), str)
+        wide = max(min(self.size, 2**16), data.dtype.itemsize)
+        step = max(1, TEXT_STEP // (wide * (count // shape[0])))
+        found, longest = [], 1
+        for row in range(0, shape[0], step):
+            found.append(self._guarded(data, partial(texts.__getitem__, slice(row, row + step))))
+            longest = max(longest, *(len(one) for one in found[-1].flat))
+            self._check_bytes(data, 4 * longest * count)  # what numpy takes for them
+        self._left -= 4 * longest * count
+        return np.concatenate(found).astype(f"U{longest}")
+
+    def _take_bytes(self, data: h5py.Dataset, size: int) -> None:
+        """Count bytes that are read, and refuse more than the file can hold."""
+        self._check_bytes(data, size)
+        self._left -= size
+
+    def _check_bytes(self, data: h5py.Dataset, size: int) -> None:
+        if size > min(MAX_BYTES, self._left):
+            raise HarmonizeError(
+                f"{self.name}: `{data.name}` claims {size:,} bytes, more than the "
+                f"{MAX_BYTES:,} that are read at once, or than a file of {self.size:,} bytes can "
+                "hold; the file is damaged, or was made to exhaust the memory."
             )
 
     def _guarded(self, data: h5py.Dataset, read: Callable[[], Result]) -> Result:
@@ -181,12 +246,6 @@ class Hdf5File:
             raise HarmonizeError(
                 f"{self.name}: `{data.name}` cannot be read ({error}); the file is damaged."
             ) from None
-
-
-def _values(data: h5py.Dataset) -> np.ndarray:
-    if h5py.check_string_dtype(data.dtype) is None:
-        return np.asarray(data[()])
-    return np.asarray(data.asstr(errors="replace")[()], dtype=str)
 
 
 def is_damage(error: BaseException | None) -> bool:
@@ -234,7 +293,7 @@ def _open_for_reading(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)  # file systems that cannot lock
 
 
-def _why_not_open(path: Path, error: OSError) -> str:
+def _why_not_open(path: Path, error: Exception) -> str:
     if not path.exists():  # an open file of another kind
         return f"this cannot be read as HDF5 ({error})."
     if path.is_dir():

@@ -178,12 +178,12 @@ class NwbFile:
         if entry is not None:
             yield entry
             return
-        for name in node:
+        for name in self._h5.names(path):
             yield from self._walk(f"{path}/{name}", seen)
 
     def _entry(self, path: str, node: h5py.Group) -> Entry | None:
         """Return what the group is, or None when it only holds other things."""
-        kind, names = text_of(node.attrs.get("neurodata_type", "")), set(node)
+        kind, names = text_of(node.attrs.get("neurodata_type", "")), set(self._h5.names(path))
         if "colnames" in node.attrs:
             columns = _names_of(node.attrs["colnames"])
             timed = {"start_time", "stop_time"} <= set(columns)
@@ -240,7 +240,7 @@ class NwbFile:
                 f"{self.path.name}: the units table `{path}` has no spike times "
                 "(it needs `spike_times` and `spike_times_index`)."
             )
-        count = len(self._h5.dataset(f"{path}/spike_times_index"))
+        count = self._h5.length(f"{path}/spike_times_index")
         name = np.arange(count).astype(str)
         if "id" in table:
             found = self._h5.read(self._h5.dataset(f"{path}/id"))
@@ -307,10 +307,11 @@ class NwbFile:
             If there is no such table, or it has no start and stop times.
         """
         self._find(path, "intervals", {"start_time", "stop_time"})
-        count = len(self._h5.dataset(f"{path}/start_time"))
+        count = self._h5.length(f"{path}/start_time")
         columns, skipped = self._columns(path, count)
         start, end = columns.pop("start_time", None), columns.pop("stop_time", None)
-        if start is None or end is None or start.dtype.kind not in "fiu" or end.dtype.kind != "f":
+        kinds = {one.dtype.kind for one in (start, end) if one is not None}
+        if start is None or end is None or not kinds <= set("fiu"):
             raise HarmonizeError(
                 f"{self.path.name}: `{path}` needs one number per row in `start_time` and "
                 f"`stop_time` ({count} rows)."
@@ -324,7 +325,7 @@ class NwbFile:
     def _find(self, path: str, kind: str, parts: set[str]) -> h5py.Group:
         """Return the group at `path` if it has these parts; else name what could be meant."""
         group = self._h5.find(path)
-        if isinstance(group, h5py.Group) and parts <= set(group):
+        if isinstance(group, h5py.Group) and parts <= set(self._h5.names(path)):
             return group
         known = [entry.path for entry in self.listing() if entry.kind == kind]
         last = path.rsplit("/", 1)[-1]
@@ -370,7 +371,7 @@ class NwbFile:
                 continue
             data = self._h5.dataset(f"{path}/{name}")
             text = h5py.check_string_dtype(data.dtype) is not None
-            fits = data.ndim in (1, 2) and len(data) == count and f"{name}_index" not in group
+            fits = data.ndim in (1, 2) and data.shape[0] == count and f"{name}_index" not in group
             if not fits or not (text or data.dtype.kind in "fiub"):
                 skipped.append(name)
                 continue
