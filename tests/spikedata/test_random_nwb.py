@@ -443,3 +443,24 @@ def test_the_plans_reach_every_rule(paths):
         "conversion_ignored", "skipped", "zero_length", "ragged_column",
     } - {rule for rule, size in rules.items() if size}  # fmt: skip
     assert missing == set()
+
+
+@pytest.mark.parametrize("column", ["start_time", "stop_time"])
+def test_times_of_a_table_may_be_whole_numbers(column, paths):
+    """Other writers than pynwb store them so; both columns are read alike."""
+    nwb = NWBFile(session_description="random", identifier="random",
+                  session_start_time=datetime(2020, 1, 1, tzinfo=UTC))  # fmt: skip
+    nwb.add_unit(spike_times=[0.5])
+    nwb.add_trial(start_time=1.0, stop_time=3.0)
+    path = next(paths)
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(nwb)
+    with h5py.File(path, "a") as file:
+        trials = file["intervals/trials"]
+        values, attributes = trials[column][()], dict(trials[column].attrs)
+        del trials[column]
+        trials[column] = values.astype("i4")
+        trials[column].attrs.update(attributes)
+    recording = harmonize(path, DATASET, DATASET.assets[0])
+
+    assert list(recording.intervals["trials"]) == [(1.0, 3.0)]
