@@ -19,18 +19,23 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
+    InvalidStateError,
     ProcessPoolExecutor,
     as_completed,
     wait,
 )
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spikedata.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["connect", "in_processes", "on_executor", "was_lost"]
 
 ITEMS_PER_PROCESS = 32  # then a fresh process takes over, whatever a reader kept in memory
+LOOK_EVERY = 1.0  # seconds
 FALSE_STARTS = 10  # processes in a row that died before they ran anything: there is no point
 DASK = re.compile(r"dask://(?P<host>\[[0-9A-Fa-f:]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 
@@ -262,12 +267,46 @@ def connect(address: str, timeout: float = 30.0) -> Iterator[Executor]:
                 f"The Dask scheduler at {address} has had no worker for {timeout:g} s: start some "
                 f"with `dask worker {place} --nthreads 1`."
             ) from None
-        executor = client.get_executor()
+        executor = _OnDask(client)
         try:
             yield executor
         finally:
             with suppress(Exception):  # the scheduler may be gone
                 executor.shutdown(wait=False)
+
+
+class _OnDask(Executor):
+    """The executor of a Dask client, but for one thing: nobody waits for a scheduler that is gone.
+
+    The client gives up after its timeout and closes, but where it was fetching a result at that
+    moment, the future that it gave stays as it is for ever.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._inner = client, client.get_executor()
+        self._open: set[Future[Any]] = set()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """Start on an item."""
+        future = self._inner.submit(fn, *args, **kwargs)
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more items."""
+        self._over.set()
+        self._inner.shutdown(wait)
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY):
+            if self._client.status not in ("closing", "closed"):
+                continue
+            for future in list(self._open):
+                with suppress(InvalidStateError):  # it is finished now
+                    future.set_exception(ConnectionError("the Dask scheduler is gone"))
 
 
 def _wait_for_a_word(host: str, port: int, timeout: float) -> None:

@@ -8,7 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -337,6 +337,11 @@ def _collect(
                     continue
                 # an executor's own failure, as a job that cannot travel
                 message = f"{_id(job)}: {type(error).__name__}: {error}"
+                if isinstance(error, CancelledError):
+                    message = (
+                        f"{_id(job)}: it was not begun: the executor was stopped, or its scheduler "
+                        "is gone; run the same command again."
+                    )
                 found[_id(job)] = IngestResult(_id(job), "failed", message, 0.0)
             progress("ingest", len(found), total)
     return lost
