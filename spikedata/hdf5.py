@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
-from spikedata.errors import HarmonizeError
+from spikedata.errors import HarmonizeError, SpikedataError
 from spikedata.files import Source
 
-__all__ = ["Hdf5File", "is_damage", "number_of", "text_of"]
+__all__ = ["Hdf5File", "number_of", "text_of"]
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,9 @@ MAX_LINKS = 16  # soft links followed one after another
 
 
 class Hdf5File:
-    """An HDF5 file, open for reading, whose links cannot leave it.
+    """An HDF5 file, open for reading, whose links cannot leave it; use it in a ``with`` statement.
+
+    Whatever libhdf5 says of a broken file inside that statement becomes a HarmonizeError.
 
     Parameters
     ----------
@@ -52,12 +54,22 @@ class Hdf5File:
                 self.root = _open_for_reading(source)
             else:
                 self.root = h5py.File(source, "r")
+            self.size = int(self.root.id.get_filesize())  # bytes
         except FileNotFoundError:
             raise HarmonizeError(f"{path}: there is no such file.") from None
         except (OSError, RuntimeError, ValueError) as error:
             raise HarmonizeError(f"{path.name}: {_why_not_open(path, error)}") from None
-        self.size = int(self.root.id.get_filesize())  # bytes
         self._left = max(LEAST_BYTES, EXPANSION * self.size)
+
+    def __enter__(self) -> Hdf5File:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()
+        if _is_damage(error):
+            raise HarmonizeError(
+                f"{self.name}: the file is damaged ({error}); fetch it again."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -248,8 +260,10 @@ class Hdf5File:
             ) from None
 
 
-def is_damage(error: BaseException | None) -> bool:
+def _is_damage(error: BaseException | None) -> bool:
     """Return whether an error is how libhdf5 says that a file's structure is broken."""
+    if isinstance(error, SpikedataError):  # some are OSErrors: a stream that broke off
+        return False
     if isinstance(error, KeyError):
         return "nable to" in str(error)  # "Unable to synchronously open object (…)"
     return isinstance(error, OSError | RuntimeError)

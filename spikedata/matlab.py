@@ -14,7 +14,7 @@ import numpy as np
 
 from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
-from spikedata.hdf5 import Hdf5File, is_damage, number_of, text_of
+from spikedata.hdf5 import Hdf5File, number_of, text_of
 
 __all__ = ["MatlabFile"]
 
@@ -43,11 +43,7 @@ class MatlabFile:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._h5.close()
-        if is_damage(error):
-            raise HarmonizeError(
-                f"{self.path.name}: the file is damaged ({error}); fetch it again."
-            ) from error
+        self._h5.__exit__(kind, error, trace)
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a matrix of numbers (float64, shape as in MATLAB).

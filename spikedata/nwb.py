@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
-from spikedata.hdf5 import Hdf5File, is_damage, number_of, text_of
+from spikedata.hdf5 import Hdf5File, number_of, text_of
 
 __all__ = ["Entry", "NwbFile", "SeriesData", "TableData", "UnitTable"]
 
@@ -133,22 +133,20 @@ class NwbFile:
     def __init__(self, path: Source) -> None:
         self._h5 = Hdf5File(path)
         self.path = Path(self._h5.name)
-        if "nwb_version" not in self._h5.root.attrs:
-            self.close()
-            raise HarmonizeError(
-                f"{self.path.name}: this is an HDF5 file but not NWB (it has no `nwb_version`); "
-                "a file of another format needs a harmoniser of its own."
-            )
+        with ExitStack() as stack:
+            stack.enter_context(self._h5)
+            if "nwb_version" not in self._h5.root.attrs:
+                raise HarmonizeError(
+                    f"{self.path.name}: this is an HDF5 file but not NWB (it has no "
+                    "`nwb_version`); a file of another format needs a harmoniser of its own."
+                )
+            stack.pop_all()  # it stays open
 
     def __enter__(self) -> NwbFile:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.close()
-        if is_damage(error):
-            raise HarmonizeError(
-                f"{self.path.name}: the file is damaged ({error}); fetch it again."
-            ) from error
+        self._h5.__exit__(kind, error, trace)
 
     def close(self) -> None:
         """Close the file."""
@@ -286,7 +284,7 @@ class NwbFile:
                 f"{data.shape}; only numbers of shape (T,) or (T, C) can be harmonised."
             )
         values, ignored = self._scaled(data)
-        values, marked = values.reshape(len(values), -1), None
+        values, marked = values.reshape(len(values), values.size // max(len(values), 1)), None
         if missing is not None:
             marked = (np.asarray(self._h5.read(data)) == missing).reshape(values.shape).any(1)
         spread = spread_times and self._two_times(path, len(values))
@@ -411,13 +409,13 @@ class NwbFile:
             for name, sources in wanted.items():
                 source = next((one for one in sources if one in electrodes), None)
                 if source is not None:
-                    values = self._h5.read(self._h5.dataset(f"{ELECTRODES}/{source}"))
+                    values = self._h5.read(self._h5.dataset(f"{ELECTRODES}/{source}")).ravel()
                     known = (first >= 0) & (first < len(values))
-                    texts = np.append(values.astype(str).ravel(), "")
+                    texts = np.append(values.astype(str), "")
                     found[name] = texts[np.where(known, first, -1)]
         elif "electrode_group" in table:
             groups = self._h5.read(self._h5.dataset(f"{path}/electrode_group"))
-            if len(groups) == count:
+            if groups.shape == (count,):
                 found["area"] = np.array([self._h5.text_behind(g, "location") for g in groups], str)
         if "location" in columns:
             found["area"] = columns["location"].astype(str)
