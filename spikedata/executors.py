@@ -283,7 +283,8 @@ class _OnDask(Executor):
     """
 
     def __init__(self, client: Client) -> None:
-        self._client, self._inner = client, client.get_executor()
+        self._client = client
+        self._inner = client.get_executor(pure=False)  # an item that is run again is another task
         self._open: set[Future[Any]] = set()
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()

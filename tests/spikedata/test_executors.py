@@ -238,7 +238,7 @@ def test_where_nobody_answers_there_is_a_sentence_in_time():
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_without_workers_is_a_sentence():
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, scheduler_port=0) as cluster:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", scheduler_port=0) as cluster:
         address = cluster.scheduler_address.replace("tcp://", "dask://")
         with (
             pytest.raises(ExecutorError, match=r"has had no worker for 0.5 s: start some with"),

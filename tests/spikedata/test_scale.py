@@ -1,4 +1,4 @@
-"""One process, a pool, a Dask cluster and shards make the same bytes, whoever is killed meanwhile."""
+"""One process, a pool, Dask and shards make the same bytes, whoever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +24,8 @@ import pytest
 import tomli_w
 
 from spikedata.cache import asset_path
-from spikedata.errors import StoreError
+from spikedata.errors import ExecutorError, StoreError
+from spikedata.executors import connect
 from spikedata.files import sha256_of
 from spikedata.ingest import ingest
 from spikedata.manifest import Manifest
@@ -97,10 +100,15 @@ def bench(request, tmp_path_factory) -> Bench:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("few"), 6)
+
+
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[object]:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -285,6 +293,114 @@ def test_shards_that_are_killed_and_started_again_make_the_same_bytes(bench, tmp
     check(disturbed, store, bench)
 
 
+LETHAL = """
+import os, signal
+from pathlib import Path
+from spikedata.testing import make_recording
+
+def run(path, dataset, asset):
+    if asset.session == "s2":
+        with open(Path(__file__).with_name("tries"), "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_recording(0, dataset="lab", session=asset.session, duration=2.0)
+"""
+
+
+@pytest.mark.parametrize("where", ["pool", "dask"])
+def test_an_asset_that_kills_every_process_is_tried_again_alone_and_fails_alone(
+    few, tmp_path, monkeypatch, where
+):
+    (tmp_path / "lethal.py").write_text(LETHAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    content = few.manifest.model_dump(mode="json")
+    content["datasets"][0]["harmonize"]["harmonizer"] = "lethal:run"
+    manifest = Manifest.model_validate(content)
+    if where == "pool":
+        results = ingest(manifest, few.cache, tmp_path / "store", workers=2)
+    else:
+        dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+            distributed.LocalCluster(
+                n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0"
+            ) as cluster,
+            connect(address_of(cluster)) as executor,
+        ):
+            results = ingest(manifest, few.cache, tmp_path / "store", executor=executor)
+
+    assert [one.recording_id for one in results if one.status == "failed"] == ["lab/s2"]
+    assert "its process died" in results[2].message
+    assert len(Store(tmp_path / "store")) == few.count - 1
+    assert (tmp_path / "tries").read_text() == "x" * 4  # once among others, three times alone
+
+
+@pytest.mark.parametrize("order", ["killed first", "killed while it runs"])
+def test_without_its_scheduler_an_ingest_ends_and_says_so(few, tmp_path, monkeypatch, order):
+    pytest.importorskip("distributed")
+    (tmp_path / "slow.py").write_text(
+        LETHAL.replace("os.kill(os.getpid(), signal.SIGKILL)", "__import__('time').sleep(600)")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    content = few.manifest.model_dump(mode="json")
+    content["datasets"][0]["harmonize"]["harmonizer"] = "slow:run"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dask = [sys.executable, "-W", "ignore", "-m", "dask"]
+    scheduler, worker = (
+        subprocess.Popen([*dask, *words], env=environment, stderr=subprocess.DEVNULL)
+        for words in (
+            ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+            ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"],
+        )
+    )
+    try:
+        with connect_when_up(f"dask://127.0.0.1:{port}") as executor:
+            if order == "killed while it runs":
+                watch = threading.Thread(target=kill_after, args=(tmp_path / "tries", scheduler))
+                watch.start()
+            else:
+                scheduler.kill()
+            results = ingest(
+                Manifest.model_validate(content), few.cache, tmp_path / "store", executor=executor
+            )
+    finally:
+        for one in (worker, scheduler):
+            one.kill()
+            one.wait()
+
+    failed = [one for one in results if one.status == "failed"]
+    assert "lab/s2" in {one.recording_id for one in failed}
+    assert all("scheduler is gone" in one.message for one in failed)
+
+
+def kill_after(sign: Path, process: subprocess.Popen[bytes]) -> None:
+    """Kill a process once a file is there."""
+    while not sign.exists():
+        time.sleep(0.05)
+    process.kill()
+
+
+@contextmanager
+def connect_when_up(address: str) -> Iterator[Executor]:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            context = connect(address, timeout=5.0)
+            executor = context.__enter__()
+            break
+        except ExecutorError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+    try:
+        yield executor
+    finally:
+        context.__exit__(None, None, None)
+
+
 # ------------------------------------------------------------------ Ctrl-C, Slurm, misuse
 
 
@@ -330,15 +446,13 @@ def on_the_path(folder: Path) -> Iterator[dict[str, str]]:
         ((10, 15, 20), {"SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "5"}),
     ],
 )
-def test_the_array_job_of_slurm_runs_every_shard(bench, tmp_path, array, extra):
-    if bench.count > 100:
-        pytest.skip("the small one says it")
+def test_the_array_job_of_slurm_runs_every_shard(few, tmp_path, array, extra):
     lengths = []
     with on_the_path(tmp_path) as environment:
         for task in array:
             done = subprocess.run(
-                ["bash", str(ROOT / "examples/slurm_ingest.sh"), str(bench.path),
-                 "--cache", str(bench.cache), "--store", str(tmp_path / "store"), "--json"],
+                ["bash", str(ROOT / "examples/slurm_ingest.sh"), str(few.path),
+                 "--cache", str(few.cache), "--store", str(tmp_path / "store"), "--json"],
                 env=environment | extra | {"SLURM_ARRAY_TASK_ID": str(task),
                                            "SLURM_ARRAY_TASK_COUNT": str(len(array))},
                 capture_output=True, text=True, timeout=120,
@@ -346,9 +460,9 @@ def test_the_array_job_of_slurm_runs_every_shard(bench, tmp_path, array, extra):
             assert done.returncode == 0, done.stderr
             lengths.append(len(json.loads(done.stdout)))
 
-    assert sum(lengths) == bench.count
+    assert sum(lengths) == few.count
     assert max(lengths) - min(lengths) <= 1
-    assert hashes(tmp_path / "store") == bench.expected
+    assert hashes(tmp_path / "store") == few.expected
 
 
 def test_the_array_job_outside_an_array_says_how_to_send_it(tmp_path):
