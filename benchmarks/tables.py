@@ -113,7 +113,38 @@ def fetch_table(result: dict) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"sample": sample_table, "learning": learning_table, "fetch": fetch_table}
+def ingest_table(result: dict) -> str:
+    """Return seconds and memory of each file: plain h5py, ours, torch_brain."""
+    lines = [
+        "| file | MB | spikes | h5py reads the arrays, s | ours, s | torch_brain, s "
+        "| times as fast | of h5py's speed | peak MB | of the recording | torch_brain peak MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        floor, ours = np.median(row["floor"]["seconds"]), np.median(row["ours"]["seconds"])
+        other, peak = row["torch_brain"], row["ours"]["peak_bytes"]
+        theirs = np.median(other["seconds"]) if other else np.nan
+        cells = [
+            row["file"], f"{row['file_bytes'] / 1e6:,.0f}", f"{row['ours']['spikes']:,}",
+            f"{floor:.3f}", f"{ours:.2f}", f"{theirs:.2f}" if other else "",
+            f"{theirs / ours:.1f}" if other else "", f"{floor / ours:.2f}",
+            f"{peak / 1e6:,.0f}", f"{peak / row['ours']['store_bytes']:.2f}",
+            f"{other['peak_bytes'] / 1e6:,.0f}" if other else "",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = result["machine"]
+    lines.append(
+        f"\nMedians of {result['settings']['repeats']} runs (torch_brain with waveforms: one), "
+        f"{machine['cpus']} cores ({machine['processor']}), files in the page cache; commit "
+        f"`{result['commit'][:10]}`."
+    )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "sample": sample_table, "learning": learning_table, "fetch": fetch_table,
+    "ingest": ingest_table,
+}  # fmt: skip
 
 
 def fill(text: str) -> str:

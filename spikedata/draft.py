@@ -182,20 +182,19 @@ class Draft:
         if trains is None:
             raise HarmonizeError(f"{self.recording_id}: the harmoniser took no units.")
         self._say_what_is_absent()
-        coverage = {name: self.coverage(name) for name in self.series}
         if self.options.domain is not None:
             self._take_domain(self.options.domain)
         domain = self.domain
         if domain is None:
             domain, self.about["domain_from"] = trains.extent, "extent of spikes and series"
-            for one in coverage.values():
-                domain = domain.union(one)
+            for name in self.series:
+                domain = domain.union(self.coverage(name))
         trains.restrict(domain)
         enough = trains.counts >= self.options.units.min_spikes
         self.dropped["units.min_spikes"] += int((~enough).sum())
         trains.keep(enough)
         units = {name: values[enough] for name, values in self.units.items()}
-        splits = {**self._splits(domain, coverage), **self.splits}
+        splits = {**self._splits(domain), **self.splits}
         time, unit = trains.merge()
         return Recording(
             self.recording_id, time, unit, units, domain, self.series, self.intervals, splits,
@@ -317,18 +316,16 @@ class Draft:
             )
         self.domain, self.about["domain_from"] = self.intervals[table].coalesce(), table
 
-    def _splits(
-        self, domain: IntervalSet, coverage: dict[str, IntervalSet]
-    ) -> dict[str, IntervalSet]:
+    def _splits(self, domain: IntervalSet) -> dict[str, IntervalSet]:
         """Return the splits of the manifest; chronological ones cut the time to be decoded."""
         decodable = domain
         for target in self.targets:
-            if target not in coverage:
+            if target not in self.series:
                 raise HarmonizeError(
                     f"{self.recording_id}: the target '{target}' is no series of the file; "
-                    f"{did_you_mean(target, coverage)}"
+                    f"{did_you_mean(target, self.series)}"
                 )
-            decodable = decodable.intersection(coverage[target])
+            decodable = decodable.intersection(self.coverage(target))
         result = {}
         for scheme, split in self.options.splits.items():
             try:

@@ -27,6 +27,7 @@ __all__ = [
     "series_coverage",
 ]
 
+PIECE = 2**15  # rows differentiated at a time: what they need stays in a core's cache
 GAP_STEPS = 10  # lost samples in a row that still count as observed, when max_gap is not given
 
 
@@ -113,15 +114,13 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
     """
     rule = f"series.{options.name}"
     time = source.times()
-    values = np.full(source.values.shape, np.nan)
     reach = series_coverage(source, options.max_gap)
-    for lo, hi in zip(*source.bounds(reach.start, reach.end), strict=True):
-        if hi - lo > 1:
-            values[lo:hi] = np.gradient(source.values[lo:hi], time[lo:hi], axis=0)
-    alone = np.isnan(values).any(1)
-    dropped[f"{rule}.alone"] += int(alone.sum())
+    first, end = source.bounds(reach.start, reach.end)
+    values = _gradient(source.values, time, first, end)
     values *= options.scale
-    kept = np.flatnonzero(~alone)
+    single = first[end - first == 1]
+    dropped[f"{rule}.alone"] += len(single)
+    kept = np.delete(np.arange(len(values)), single)
     kept = kept[_in_range(options, _rows(values, kept), dropped)]
     if options.max_speed is not None:
         slow = np.linalg.norm(values[kept], axis=1) <= options.max_speed
@@ -196,6 +195,8 @@ def dilated(mask: np.ndarray, width: int) -> np.ndarray:
     ----------
     ``scipy.ndimage.binary_dilation`` with ``numpy.ones(width)``, its even-sized case included.
     """
+    if not mask.any():
+        return mask.copy()
     count = np.concatenate([[0], np.cumsum(mask)])
     row = np.arange(len(mask))
     lo = np.maximum(row - (width - 1) // 2, 0)
@@ -212,6 +213,8 @@ def eroded(mask: np.ndarray, width: int) -> np.ndarray:
     ----------
     ``scipy.ndimage.binary_erosion`` with ``numpy.ones(width)``, its even-sized case included.
     """
+    if not mask.any():
+        return mask.copy()
     count = np.concatenate([[0], np.cumsum(mask)])
     row = np.arange(len(mask))
     lo, hi = row - width // 2, row + (width - 1) // 2 + 1
@@ -315,8 +318,38 @@ def _columns(options: SeriesOptions, sources: Sequence[SeriesData]) -> tuple[str
     return options.columns or names
 
 
+def _gradient(
+    values: np.ndarray, time: np.ndarray, first: np.ndarray, end: np.ndarray
+) -> np.ndarray:
+    """Return ``numpy.gradient(values, time, axis=0)`` of each run of rows, float64.
+
+    The runs (rows `first` to `end`) follow one another. Inside them a row needs only its
+    neighbours, so that all are done at once, a piece at a time; then the ends of each are. A run
+    of one row is NaN.
+    """
+    result = np.full(values.shape, np.nan)
+    for begin in range(1, len(values) - 1, PIECE):
+        rows = slice(begin, min(begin + PIECE, len(values) - 1))
+        step = np.diff(time[rows.start - 1 : rows.stop + 1])[:, None]
+        before, after = step[:-1], step[1:]
+        both = before + after
+        result[rows] = (
+            -after / (before * both) * values[rows.start - 1 : rows.stop - 1]
+            + (after - before) / (before * after) * values[rows]
+            + before / (after * both) * values[rows.start + 1 : rows.stop + 1]
+        )
+    several = end - first > 1
+    for row, other in ((first, first + 1), (end - 1, end - 2)):
+        row, other = row[several], other[several]
+        result[row] = (values[other] - values[row]) / (time[other] - time[row])[:, None]
+    result[first[~several]] = np.nan
+    return result
+
+
 def _usable_times(rule: str, time: np.ndarray, dropped: Counter[str]) -> np.ndarray:
     """Return the rows whose time is finite and after every earlier one."""
+    if len(time) and np.isfinite(time[[0, -1]]).all() and (time[1:] > time[:-1]).all():
+        return np.arange(len(time))  # as most are; NaN is after nothing
     kept = np.flatnonzero(np.isfinite(time))
     dropped[f"{rule}.bad_time"] += len(time) - len(kept)
     found = time[kept]
@@ -331,13 +364,16 @@ def _usable_values(
 ) -> np.ndarray:
     """Return the rows that the rules on values keep."""
     rule = f"series.{options.name}"
-    kept = np.flatnonzero(np.isfinite(values).all(1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = np.isfinite(values.sum())  # then all are, and most series are such
+    kept = np.arange(len(values)) if finite else np.flatnonzero(np.isfinite(values).all(1))
     dropped[f"{rule}.not_finite"] += len(values) - len(kept)
     if options.max_still is not None:
         still = _still(time[kept], values[kept], options.max_still)
         dropped[f"{rule}.still"] += int(still.sum())
         kept = kept[~still]
-    kept = kept[_in_range(options, values[kept], dropped)]
+    if options.range is not None:
+        kept = kept[_in_range(options, values[kept], dropped)]
     if options.max_speed is not None:
         fast = _beside_a_jump(time[kept], values[kept], options.max_speed)
         dropped[f"{rule}.too_fast"] += int(fast.sum())

@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import bench_fetch  # noqa: E402  its folder had to be found first
+import bench_ingest  # noqa: E402
 import bench_learning  # noqa: E402
 import bench_sample  # noqa: E402
 import tables  # noqa: E402
@@ -68,6 +69,22 @@ def test_the_fetch_benchmark_measures_what_arrived(tmp_path: Path) -> None:
     assert [(one["files"], one["bytes"]) for one in result["sets"]] == [(1, 300000), (3, 6000)]
     assert all(set(one["tools"]) == set(arguments[-2:]) for one in result["sets"])
     assert "| spikedata fetch |" in tables.fetch_table(json.loads(out.read_text()))
+
+
+def test_the_ingest_benchmark_measures_every_file(tmp_path: Path) -> None:
+    out = tmp_path / "ingest.json"
+    arguments = ["--minutes", "0.6", "--spikes", "5000", "--trials", "30", "--repeats", "1",
+                 "--folder", str(tmp_path), "--out", str(out)]  # fmt: skip
+    bench_ingest.main(arguments)
+    rows = json.loads(out.read_text())["rows"]
+
+    assert [row["file"] for row in rows] == [
+        "000688, 0.6 min, no waveforms", "000688, 0.6 min, with waveforms",
+        "000070, not compressed", "000070, gzip",
+    ]  # fmt: skip
+    assert [row["ours"]["units"] for row in rows] == [100, 100, 192, 192]
+    assert rows[2]["ours"]["spikes"] == 5000 // 192 * 192
+    assert "| 000070, gzip |" in tables.ingest_table(json.loads(out.read_text()))
 
 
 def test_the_tables_in_the_documents_are_what_the_results_say() -> None:

@@ -244,9 +244,11 @@ def find_outliers(position: Series, acceleration: Series) -> IntervalSet:
     position, acceleration : Series
         The cursor's, in cm and cm/s^2.
     """
-    time, at, too = np.intersect1d(
-        position.times(), acceleration.times(), assume_unique=True, return_indices=True
-    )
+    time, at, too = position.times(), slice(None), slice(None)
+    if not np.array_equal(time, acceleration.times()):
+        time, at, too = np.intersect1d(
+            time, acceleration.times(), assume_unique=True, return_indices=True
+        )
     fast = np.linalg.norm(acceleration.values[too], axis=1) > FASTEST
     far = np.asarray((np.abs(position.values[at]) > SCREEN).any(1))
     far = eroded(dilated(far, FAR_WIDTH), FAR_EROSION)
