@@ -19,6 +19,7 @@ from spikedata.splits import leakage
 __all__ = ["CHECKS", "Finding", "run_checks"]
 
 REACH = 1.0  # s: the window of the POYO paper (Azabou et al. 2023, appendix)
+ROUNDING = 1e-6  # s: a guard of exactly `REACH` may miss by the last bits of its bounds
 PIECE = 2**20  # spikes looked at at once
 
 Severity = Literal["error", "warning"]
@@ -236,9 +237,9 @@ def training_stays_out_of_reach(recording: Recording) -> Iterator[str]:
     """
     for scheme, table in recording.splits.items():
         reached = leakage(table, REACH).duration
-        if reached > 0:
+        if reached > ROUNDING:
             yield (
-                f"{reached:.1f} s of valid and test time of the split '{scheme}' lie within "
+                f"{reached:.3g} s of valid and test time of the split '{scheme}' lie within "
                 f"{REACH:g} s of training time."
             )
 
