@@ -79,7 +79,7 @@ class UnitTable:
 class SeriesData:
     """One time series: ``values`` (T, C) in ``unit``, with ``time`` (T,) or ``start`` and ``rate``.
 
-    ``conversion_ignored`` says that the file's conversion factor is not a number and was left out,
+    ``conversion_ignored`` says that the file's conversion was left out: no number, or not wanted,
     ``times_spread`` that only the first and the last timestamp are stored. ``missing`` (T,) bool:
     rows with the value that was asked for as "not tracked".
     """
@@ -239,11 +239,11 @@ class NwbFile:
                 "(it needs `spike_times` and `spike_times_index`)."
             )
         count = self._h5.length(f"{path}/spike_times_index")
+        bound = self._bound(f"{path}/spike_times", count)
         name = np.arange(count).astype(str)
         if "id" in table:
             found = self._h5.read(self._h5.dataset(f"{path}/id"))
             name = found.astype(str) if found.shape == (count,) else name
-        bound = self._bound(f"{path}/spike_times", count)
         observed = observed_bound = None
         if "obs_intervals" in table and "obs_intervals_index" in table:
             observed_bound = self._bound(f"{path}/obs_intervals", count)
@@ -264,9 +264,10 @@ class NwbFile:
         return self._h5.find(path) is not None
 
     def read_series(
-        self, path: str, *, missing: float | None = None, spread_times: bool = False
-    ) -> SeriesData:
-        """Return one series as ``data * conversion + offset``, at its own times.
+        self, path: str, *, missing: float | None = None, spread_times: bool = False,
+        as_stored: bool = False,
+    ) -> SeriesData:  # fmt: skip
+        """Return one series as ``data * conversion + offset``, or ``data``, at its own times.
 
         Rows with the stored value `missing` are marked. With `spread_times` two timestamps of a
         longer series are the times of its first and last sample, the others evenly between.
@@ -283,7 +284,7 @@ class NwbFile:
                 f"{self.path.name}: the series `{path}` holds {data.dtype.name} of shape "
                 f"{data.shape}; only numbers of shape (T,) or (T, C) can be harmonised."
             )
-        values, ignored = self._scaled(data)
+        values, ignored = self._scaled(data, as_stored)
         values, marked = values.reshape(len(values), values.size // max(len(values), 1)), None
         if missing is not None:
             marked = (np.asarray(self._h5.read(data)) == missing).reshape(values.shape).any(1)
@@ -369,7 +370,8 @@ class NwbFile:
                 continue
             data = self._h5.dataset(f"{path}/{name}")
             text = h5py.check_string_dtype(data.dtype) is not None
-            fits = data.ndim in (1, 2) and data.shape[0] == count and f"{name}_index" not in group
+            flat = data.ndim == 1 or (data.ndim == 2 and data.shape[1] > 0)
+            fits = flat and data.shape[0] == count and f"{name}_index" not in group
             if not fits or not (text or data.dtype.kind in "fiub"):
                 skipped.append(name)
                 continue
@@ -421,8 +423,11 @@ class NwbFile:
             found["area"] = columns["location"].astype(str)
         return found
 
-    def _scaled(self, data: h5py.Dataset) -> tuple[np.ndarray, bool]:
-        """Return ``data * conversion + offset`` as floats, and whether the conversion was junk."""
+    def _scaled(self, data: h5py.Dataset, as_stored: bool) -> tuple[np.ndarray, bool]:
+        """Return ``data * conversion + offset`` as floats, and whether these were left out.
+
+        They are when they are no numbers, or when what is stored is asked for.
+        """
         values = np.asarray(self._h5.read(data))
         if values.dtype not in (np.float32, np.float64):
             values = values.astype(np.float64)
@@ -430,6 +435,8 @@ class NwbFile:
         offset = number_of(data.attrs.get("offset", 0.0))
         if not conversion or offset is None:
             return values, True
+        if as_stored:
+            return values, (conversion, offset) != (1.0, 0.0)
         if (conversion, offset) != (1.0, 0.0):
             values = values.astype(np.float64) * conversion + offset
         return values, False

@@ -61,6 +61,7 @@ class SeriesOptions(FileModel):
     parts of one series, one after another in time. ``optional``: some files lack it, and then
     what is made of it is left out too. ``missing``: the file's value, before its conversion, for
     "not tracked". ``rate_is_period``: a rate below 1 Hz is the time between samples.
+    ``as_stored``: the numbers of the file, its conversion and offset left out.
     ``spread_times``: two timestamps of a longer series are those of its first and last sample.
     ``direction_of``: the direction from the second of two positions above to the first.
     """
@@ -71,6 +72,7 @@ class SeriesOptions(FileModel):
     missing: float | None = None
     rate_is_period: bool = False
     spread_times: bool = False
+    as_stored: bool = False
     columns: tuple[str, ...] | None = None
     unit: str | None = None
     scale: float = 1.0
@@ -90,7 +92,7 @@ class SeriesOptions(FileModel):
                 "give either `source` (NWB paths), `direction_of` (two positions above) or "
                 "`velocity_of` (a series above)"
             )
-        about_files = {"optional", "missing", "rate_is_period", "spread_times"}
+        about_files = {"optional", "missing", "rate_is_period", "spread_times", "as_stored"}
         if not self.source and (given := about_files & self.model_fields_set):
             raise ValueError(f"{', '.join(sorted(given))}: only for a series with a `source`")
         return self

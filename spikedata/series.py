@@ -50,7 +50,10 @@ def read_sources(nwb: NwbFile, options: SeriesOptions, dropped: Counter[str]) ->
             return []
         parts = []
         for path in paths or [pattern]:  # reading what is not there says what could be meant
-            part = nwb.read_series(path, missing=options.missing, spread_times=options.spread_times)
+            part = nwb.read_series(
+                path, missing=options.missing, spread_times=options.spread_times,
+                as_stored=options.as_stored,
+            )  # fmt: skip
             if options.rate_is_period and part.rate is not None and part.rate < 1:
                 part = replace(part, rate=1 / part.rate)
                 dropped[f"{rule}.rate_is_period"] += 1

@@ -35,13 +35,15 @@ __all__ = [
 ]
 
 BEHAVIOR = "processing/behavior"
-# The file's `unit` is not to be trusted: a screen of +-10 and speeds of some 20 are centimetres.
-SERIES = (
-    SeriesOptions(name="cursor_position", source=(f"{BEHAVIOR}/Position/cursor_pos",), unit="cm"),
-    SeriesOptions(name="cursor_velocity", source=(f"{BEHAVIOR}/Velocity/cursor_vel",), unit="cm/s"),
-    SeriesOptions(
-        name="cursor_acceleration", source=(f"{BEHAVIOR}/Acceleration/cursor_acc",), unit="cm/s^2"
-    ),
+# The file's `unit` is not to be trusted: the thresholds of the public code, which takes what is
+# stored (a screen of +-10, accelerations of 1500), are centimetres.
+SERIES = tuple(
+    SeriesOptions(name=name, source=(f"{BEHAVIOR}/{path}",), unit=unit, as_stored=True)
+    for name, path, unit in (
+        ("cursor_position", "Position/cursor_pos", "cm"),
+        ("cursor_velocity", "Velocity/cursor_vel", "cm/s"),
+        ("cursor_acceleration", "Acceleration/cursor_acc", "cm/s^2"),
+    )
 )
 # C, J and M were sorted by hand, T was not (description of the dandiset).
 SORTING = {"C": "sorted", "J": "sorted", "M": "sorted", "T": "threshold crossings"}
@@ -52,7 +54,6 @@ RANDOM_TARGET_SHORTEST, RANDOM_TARGET_LONGEST = 2.0, 10.0  # s, both excluded
 TARGETS = 4  # of a random-target trial; a valid one attempted them all
 
 SCREEN = 10.0  # cm: positions beyond it, to either side, are outliers
-NARROWEST = 1.0  # cm: a cursor that never gets so far from the middle is not in centimetres
 FASTEST = 1500.0  # cm/s^2: norm of the acceleration
 FAST_WIDTH = 2  # samples by which fast ones are dilated
 FAR_WIDTH, FAR_EROSION = 400, 100  # samples: far ones are dilated, then eroded
@@ -85,8 +86,7 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
     Raises
     ------
     HarmonizeError
-        If the file lacks what every file of this dandiset has, its trials make no sense, or
-        nothing says how the units were sorted.
+        If the file lacks what every file of this dandiset has, or its trials make no sense.
     """
     draft = Draft(dataset, asset)
     with NwbFile(source) as nwb:
@@ -309,31 +309,19 @@ def _series(stated: tuple[SeriesOptions, ...]) -> list[SeriesOptions]:
 
 
 def _take_sorting(draft: Draft) -> None:
-    if "sorting" in draft.units:  # the manifest says
-        return
+    """Say how the units were sorted, where the manifest does not and the subject is known."""
     subject = draft.about.get("subject", "")
-    if subject not in SORTING:
-        raise HarmonizeError(
-            f"{draft.recording_id}: how the units of subject '{subject}' were sorted is not known "
-            f"(it is for {', '.join(SORTING)}); say it in the manifest, as `units.sorting`."
-        )
-    draft.units["sorting"] = np.full(len(draft.units["unit_id"]), SORTING[subject])
+    if "sorting" not in draft.units and subject in SORTING:
+        draft.units["sorting"] = np.full(len(draft.units["unit_id"]), SORTING[subject])
 
 
 def _extent(draft: Draft) -> IntervalSet:
-    """Return the time from the first cursor sample to the last; see that it is in centimetres."""
+    """Return the time from the first cursor sample to the last."""
     position = draft.series["cursor_position"]
     if len(position) < 2:
         raise HarmonizeError(
             f"{draft.recording_id}: `{SERIES[0].source[0]}` has {len(position)} usable samples; "
             "expected a cursor that was followed all the time: leave the asset out."
-        )
-    widest = float(np.abs(position.values).max())
-    if widest < NARROWEST:
-        raise HarmonizeError(
-            f"{draft.recording_id}: the cursor gets {widest:.3g} from the middle of the screen, "
-            f"expected some {SCREEN:g} cm: the file holds another unit; state a `scale` for "
-            "cursor_position, cursor_velocity and cursor_acceleration in the manifest."
         )
     return IntervalSet.single(*position.times()[[0, -1]].tolist())
 

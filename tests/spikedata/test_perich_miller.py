@@ -438,12 +438,11 @@ def test_a_missing_column_is_named(copy):
         run(path, CENTER_OUT)
 
 
-def test_a_stranger_among_the_subjects_is_refused_unless_the_manifest_says_more(files):
+def test_the_sorting_of_a_stranger_among_the_subjects_is_not_guessed(files):
     dataset, asset = layouts()[CENTER_OUT].stated()
     stranger = asset.model_copy(update={"subject": "X"})
 
-    with pytest.raises(HarmonizeError, match=r"subject 'X' .*units\.sorting"):
-        harmonize(files[CENTER_OUT], dataset, stranger)
+    assert "sorting" not in harmonize(files[CENTER_OUT], dataset, stranger).units
 
 
 def test_a_cursor_of_one_sample_is_refused(copy):
@@ -455,23 +454,18 @@ def test_a_cursor_of_one_sample_is_refused(copy):
         run(path, CENTER_OUT)
 
 
-def test_positions_in_metres_are_refused_until_the_manifest_scales_them(copy, recordings):
-    """The thresholds are centimetres: in another unit they would find no outlier, in silence."""
+def test_the_stored_numbers_are_taken_whatever_the_file_says_of_a_conversion(copy, recordings):
+    """The public code takes what is stored, and its thresholds are meant for that."""
     path = copy(CENTER_OUT)
-    stated = []
     with h5py.File(path, "a") as file:
-        for name, source in {
-            "cursor_position": "processing/behavior/Position/cursor_pos",
-            "cursor_velocity": "processing/behavior/Velocity/cursor_vel",
-            "cursor_acceleration": "processing/behavior/Acceleration/cursor_acc",
-        }.items():
-            file[f"{source}/data"].attrs["conversion"] = 0.01
-            stated.append({"name": name, "source": [source], "scale": 100.0})
+        for source in ("Position/cursor_pos", "Acceleration/cursor_acc"):
+            file[f"processing/behavior/{source}/data"].attrs["conversion"] = 0.01
 
-    with pytest.raises(HarmonizeError, match="expected some 10 cm"):
-        run(path, CENTER_OUT)
-    scaled = run(path, CENTER_OUT, series=stated)
-    assert scaled.intervals["outlier"] == recordings[CENTER_OUT].intervals["outlier"]
+    recording = run(path, CENTER_OUT)
+
+    assert recording.intervals["outlier"] == recordings[CENTER_OUT].intervals["outlier"]
+    assert recording.dropped["series.cursor_position.conversion_ignored"] == 1
+    assert recording.series["cursor_position"].unit == "cm"
 
 
 # ------------------------------------------------------------------ the written files
