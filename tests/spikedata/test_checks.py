@@ -45,7 +45,7 @@ BREAKS = {
     "the_domain_is_disjoint": replace(GOOD, domain=unchecked([0, 5], [10, 20])),
     "series_hold_numbers": with_velocity(np.where(VELOCITY > 1, np.nan, VELOCITY)),
     "series_times_increase": replace(
-        GOOD, series={"velocity": Series(np.zeros((3, 2)), "m/s", ("x", "y"), np.array([1, 3, 3.0]))}
+        GOOD, series={"velocity": Series(np.zeros((2, 1)), "m/s", ("x",), np.array([3.0, 3.0]))}
     ),
     "training_stays_out_of_reach": replace(
         GOOD, splits={"mine": chronological_split(GOOD.domain, 0.5, 0.0, 0.5, gap=0.5)}
