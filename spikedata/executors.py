@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
@@ -36,6 +37,7 @@ __all__ = ["connect", "in_processes", "on_executor", "was_lost"]
 
 ITEMS_PER_PROCESS = 32  # then a fresh process takes over, whatever a reader kept in memory
 LOOK_EVERY = 1.0  # seconds
+NO_WORKER_FOR = 600.0  # seconds; a queue may take its time to start the next
 FALSE_STARTS = 10  # processes in a row that died before they ran anything: there is no point
 DASK = re.compile(r"dask://(?P<host>\[[0-9A-Fa-f:]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 
@@ -276,10 +278,11 @@ def connect(address: str, timeout: float = 30.0) -> Iterator[Executor]:
 
 
 class _OnDask(Executor):
-    """The executor of a Dask client, but for one thing: nobody waits for a scheduler that is gone.
+    """The executor of a Dask client, but nobody waits for ever for those who are gone.
 
-    The client gives up after its timeout and closes, but where it was fetching a result at that
-    moment, the future that it gave stays as it is for ever.
+    When the scheduler is gone, the client gives up after its timeout and closes, but a future
+    whose result it was fetching at that moment stays as it is. When all workers are gone, the
+    scheduler waits for others.
     """
 
     def __init__(self, client: Client) -> None:
@@ -302,12 +305,23 @@ class _OnDask(Executor):
         self._inner.shutdown(wait)
 
     def _watch(self) -> None:
+        last_seen = time.monotonic()
         while not self._over.wait(LOOK_EVERY):
-            if self._client.status not in ("closing", "closed"):
+            with suppress(Exception):  # of a scheduler that does not answer
+                if self._client.nthreads():
+                    last_seen = time.monotonic()
+            if self._client.status in ("closing", "closed"):
+                problem = "the Dask scheduler is gone; run the same command again"
+            elif time.monotonic() - last_seen > NO_WORKER_FOR:
+                problem = (
+                    f"the Dask scheduler has had no worker for {NO_WORKER_FOR:g} s; start some, "
+                    "and run the same command again"
+                )
+            else:
                 continue
             for future in list(self._open):
                 with suppress(InvalidStateError):  # it is finished now
-                    future.set_exception(ConnectionError("the Dask scheduler is gone"))
+                    future.set_exception(ConnectionError(problem))
 
 
 def _wait_for_a_word(host: str, port: int, timeout: float) -> None:
