@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,6 @@ def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     batch = pa.record_batch([_to_arrow(values) for values in columns.values()], names=list(columns))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    sync_file(path)
 
 
 def _tables(recording: Recording) -> dict[str, dict[str, np.ndarray]]:
@@ -119,6 +119,28 @@ def _tables(recording: Recording) -> dict[str, dict[str, np.ndarray]]:
     return tables
 
 
+def _written(
+    recording: Recording, folder: Path, name: str, columns: Mapping[str, np.ndarray]
+) -> Path:
+    """Write one file of a recording; it may not be on the disk yet."""
+    if not re.fullmatch(NAME, name):
+        raise StoreError(
+            f"{recording.recording_id}: {name!r} cannot name a file of the store: name series, "
+            "interval tables and split schemes with letters, digits and . _ + - only."
+        )
+    try:
+        _write_table(folder / name, columns)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise StoreError(f"{recording.recording_id}: {name} cannot be written: {error}.") from None
+    return folder / name
+
+
+def _seal(path: Path) -> _FileEntry:
+    """Wait until a file is on the disk; return its size and hash."""
+    sync_file(path)
+    return _FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+
+
 def write_files(recording: Recording, provenance: Mapping[str, JsonValue], folder: Path) -> None:
     """Write the files of a recording into a folder, the header last.
 
@@ -127,22 +149,12 @@ def write_files(recording: Recording, provenance: Mapping[str, JsonValue], folde
     StoreError
         If a name cannot be a file name, or a column cannot be stored.
     """
-    files = {}
-    for name, columns in _tables(recording).items():
-        if not re.fullmatch(NAME, name):
-            raise StoreError(
-                f"{recording.recording_id}: {name!r} cannot name a file of the store: name series, "
-                "interval tables and split schemes with letters, digits and . _ + - only."
-            )
-        try:
-            _write_table(folder / name, columns)
-        except (ValueError, TypeError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{recording.recording_id}: {name} cannot be written: {error}."
-            ) from None
-        files[name] = _FileEntry(
-            size=(folder / name).stat().st_size, sha256=sha256_of(folder / name)
-        )
+    with ThreadPoolExecutor(2) as beside:  # the disk and the hashes leave us free to write on
+        sealed = {
+            name: beside.submit(_seal, _written(recording, folder, name, columns))
+            for name, columns in _tables(recording).items()
+        }
+    files = {name: entry.result() for name, entry in sealed.items()}
     header = RecordingHeader(
         format_version=FORMAT_VERSION,
         recording_id=recording.recording_id,

@@ -22,6 +22,7 @@ __all__ = [
     "build_velocity",
     "dilated",
     "eroded",
+    "length_of",
     "masked_segments",
     "read_sources",
     "series_coverage",
@@ -90,17 +91,17 @@ def build_series(
     kept = _usable_times(rule, time, dropped)
     marked = [source.missing for source in sources if source.missing is not None]
     if marked:
-        lost = np.any(marked, axis=0)[kept]
+        lost = np.any(marked, axis=0) & kept
         dropped[f"{rule}.missing"] += int(lost.sum())
-        kept = kept[~lost]
-    kept = kept[_usable_values(options, _rows(time, kept), _rows(values, kept), dropped)]
+        kept &= ~lost
+    kept[kept] = _usable_values(options, _rows(time, kept), _rows(values, kept), dropped)
     if options.transform == "cos_sin":
         degrees = sources[0].unit.lower().startswith("deg") and options.unit is None
         angle = np.deg2rad(values) if degrees else values
         values = np.stack([np.cos(angle), np.sin(angle)], 2).reshape(len(values), -1)
         unit = options.unit or ""
     first = sources[0]
-    if first.rate is not None and len(kept) == len(values):
+    if first.rate is not None and kept.all():
         return Series(values, unit, columns, start=first.start, rate=first.rate)
     return Series(_rows(values, kept), unit, columns, time=_rows(time, kept))
 
@@ -123,15 +124,17 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
     values *= options.scale
     single = first[end - first == 1]
     dropped[f"{rule}.alone"] += len(single)
-    kept = np.delete(np.arange(len(values)), single)
-    kept = kept[_in_range(options, _rows(values, kept), dropped)]
+    kept = np.ones(len(values), bool)
+    kept[single] = False
+    if options.range is not None:
+        kept[kept] = _in_range(options, values[kept], dropped)
     if options.max_speed is not None:
-        slow = np.linalg.norm(values[kept], axis=1) <= options.max_speed
-        dropped[f"{rule}.too_fast"] += int((~slow).sum())
-        kept = kept[slow]
+        fast = kept & (length_of(values) > options.max_speed)
+        dropped[f"{rule}.too_fast"] += int(fast.sum())
+        kept &= ~fast
     columns = options.columns or source.columns
     unit = options.unit if options.unit is not None else f"{source.unit or '1'}/s"
-    if source.rate is not None and len(kept) == len(values):
+    if source.rate is not None and kept.all():
         return Series(values, unit, columns, start=source.start, rate=source.rate)
     return Series(_rows(values, kept), unit, columns, time=_rows(time, kept))
 
@@ -171,7 +174,7 @@ def build_direction(
         )
     dropped[f"{rule}.unpaired"] += len(front) + len(back) - 2 * len(time)
     arrow = front.values[ahead].astype(np.float64) - back.values[behind]
-    length = np.linalg.norm(arrow, axis=1)
+    length = length_of(arrow)
     apart = length > 0
     dropped[f"{rule}.no_direction"] += int((~apart).sum())
     values = arrow[apart] / length[apart, None]
@@ -179,6 +182,11 @@ def build_direction(
     if front.rate is not None and front.rate == back.rate and len(values) == len(front):
         return Series(values, options.unit or "", columns, start=front.start, rate=front.rate)
     return Series(values, options.unit or "", columns, time=time[apart])
+
+
+def length_of(vectors: np.ndarray) -> np.ndarray:
+    """Return the Euclidean length of each row (T, C): ``numpy.linalg.norm``, without its copies."""
+    return np.sqrt(np.einsum("tc,tc->t", vectors, vectors))
 
 
 def series_coverage(series: Series, max_gap: float | None) -> IntervalSet:
@@ -303,8 +311,8 @@ def _joined(options: SeriesOptions, sources: Sequence[SeriesData]) -> np.ndarray
 
 
 def _rows(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return the rows `kept` (rising); the array itself, not a copy, when those are all."""
-    return values if len(kept) == len(values) else values[kept]
+    """Return the rows where `kept` (bool) is true; the array itself, no copy, when it all is."""
+    return values if kept.all() else values[kept]
 
 
 def _columns(options: SeriesOptions, sources: Sequence[SeriesData]) -> tuple[str, ...]:
@@ -350,47 +358,48 @@ def _gradient(
 
 
 def _usable_times(rule: str, time: np.ndarray, dropped: Counter[str]) -> np.ndarray:
-    """Return the rows whose time is finite and after every earlier one."""
+    """Return, for each row, whether its time is finite and after every earlier one."""
     if len(time) and np.isfinite(time[[0, -1]]).all() and (time[1:] > time[:-1]).all():
-        return np.arange(len(time))  # as most are; NaN is after nothing
-    kept = np.flatnonzero(np.isfinite(time))
-    dropped[f"{rule}.bad_time"] += len(time) - len(kept)
+        return np.ones(len(time), bool)  # as most are; NaN is after nothing
+    kept = np.isfinite(time)
+    dropped[f"{rule}.bad_time"] += int((~kept).sum())
     found = time[kept]
     latest = np.concatenate([[-np.inf], np.maximum.accumulate(found)[:-1]]) if len(found) else found
     dropped[f"{rule}.repeated_time"] += int((found == latest).sum())
     dropped[f"{rule}.backward_time"] += int((found < latest).sum())
-    return kept[found > latest]
+    kept[kept] = found > latest
+    return kept
 
 
 def _usable_values(
     options: SeriesOptions, time: np.ndarray, values: np.ndarray, dropped: Counter[str]
 ) -> np.ndarray:
-    """Return the rows that the rules on values keep."""
+    """Return, for each row, whether the rules on values keep it."""
     rule = f"series.{options.name}"
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(values.sum())  # then all are, and most series are such
-    kept = np.arange(len(values)) if finite else np.flatnonzero(np.isfinite(values).all(1))
-    dropped[f"{rule}.not_finite"] += len(values) - len(kept)
+    kept = np.ones(len(values), bool)
+    if not finite:
+        kept = np.asarray(np.isfinite(values).all(1))
+    dropped[f"{rule}.not_finite"] += int((~kept).sum())
     if options.max_still is not None:
         still = _still(time[kept], values[kept], options.max_still)
         dropped[f"{rule}.still"] += int(still.sum())
-        kept = kept[~still]
+        kept[kept] = ~still
     if options.range is not None:
-        kept = kept[_in_range(options, values[kept], dropped)]
+        kept[kept] = _in_range(options, values[kept], dropped)
     if options.max_speed is not None:
         fast = _beside_a_jump(time[kept], values[kept], options.max_speed)
         dropped[f"{rule}.too_fast"] += int(fast.sum())
-        kept = kept[~fast]
+        kept[kept] = ~fast
     return kept
 
 
 def _in_range(options: SeriesOptions, values: np.ndarray, dropped: Counter[str]) -> np.ndarray:
-    if options.range is None:
-        return np.arange(len(values))
-    low, high = options.range
-    inside = ((values >= low) & (values <= high)).all(1)
+    low, high = options.range or (-np.inf, np.inf)
+    inside = np.asarray(((values >= low) & (values <= high)).all(1))
     dropped[f"series.{options.name}.out_of_range"] += int((~inside).sum())
-    return np.flatnonzero(inside)
+    return inside
 
 
 def _still(time: np.ndarray, values: np.ndarray, longest: float) -> np.ndarray:
@@ -404,5 +413,5 @@ def _still(time: np.ndarray, values: np.ndarray, longest: float) -> np.ndarray:
 
 def _beside_a_jump(time: np.ndarray, values: np.ndarray, fastest: float) -> np.ndarray:
     """Return which rows are at either end of a step faster than `fastest` per second."""
-    fast = np.linalg.norm(np.diff(values, axis=0), axis=1) > fastest * np.diff(time)
+    fast = length_of(np.diff(values, axis=0)) > fastest * np.diff(time)
     return np.append(False, fast)[: len(time)] | np.append(fast, False)[: len(time)]

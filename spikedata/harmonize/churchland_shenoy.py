@@ -36,7 +36,7 @@ from spikedata.files import Source
 from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, SeriesData, TableData
 from spikedata.recording import Recording
-from spikedata.series import build_series, dilated, masked_segments, read_sources
+from spikedata.series import build_series, dilated, length_of, masked_segments, read_sources
 from spikedata.splits import shuffled_rows, split_table
 
 __all__ = ["harmonize"]
@@ -323,7 +323,7 @@ def _take_phases(draft: Draft) -> None:
             "velocity of the cursor's velocity, mm/s^2), which the manifest must name."
         )
     acceleration = draft.series["cursor_acceleration"]
-    fast = np.linalg.norm(acceleration.values, axis=1) > FASTEST
+    fast = length_of(acceleration.values) > FASTEST
     outlier = masked_segments(acceleration.times(), dilated(fast, MARGIN))
     trials = draft.intervals["trials"]
     valid = trials.where(trials.columns["valid"])

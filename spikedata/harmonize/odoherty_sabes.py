@@ -28,7 +28,13 @@ from spikedata.matlab import Cell, MatlabFile
 from spikedata.nwb import SeriesData, UnitTable
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import build_series, build_velocity, masked_segments, series_coverage
+from spikedata.series import (
+    build_series,
+    build_velocity,
+    length_of,
+    masked_segments,
+    series_coverage,
+)
 from spikedata.splits import shuffled_rows, split_table
 
 __all__ = ["harmonize"]
@@ -179,7 +185,7 @@ def _still(velocity: Series) -> IntervalSet:
     ----------
     ``detect_no_movement`` of torch_brain 0.2.1 (odoherty_sabes_nonhuman_2017).
     """
-    slow = np.linalg.norm(velocity.values, axis=1) < STILL_SPEED
+    slow = length_of(velocity.values) < STILL_SPEED
     found = masked_segments(velocity.times(), slow)
     return found.where(found.end - found.start > STILL_TIME)
 

@@ -22,7 +22,7 @@ from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, TableData
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import dilated, eroded, masked_segments
+from spikedata.series import dilated, eroded, length_of, masked_segments
 from spikedata.splits import split_table
 
 __all__ = [
@@ -249,7 +249,7 @@ def find_outliers(position: Series, acceleration: Series) -> IntervalSet:
         time, at, too = np.intersect1d(
             time, acceleration.times(), assume_unique=True, return_indices=True
         )
-    fast = np.linalg.norm(acceleration.values[too], axis=1) > FASTEST
+    fast = length_of(acceleration.values[too]) > FASTEST
     far = np.asarray((np.abs(position.values[at]) > SCREEN).any(1))
     far = eroded(dilated(far, FAR_WIDTH), FAR_EROSION)
     return masked_segments(time, dilated(fast, FAST_WIDTH) | far)
