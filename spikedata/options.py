@@ -92,9 +92,11 @@ class SeriesOptions(FileModel):
                 "give either `source` (NWB paths), `direction_of` (two positions above) or "
                 "`velocity_of` (a series above)"
             )
-        about_files = {"optional", "missing", "rate_is_period", "spread_times", "as_stored"}
-        if not self.source and (given := about_files & self.model_fields_set):
-            raise ValueError(f"{', '.join(sorted(given))}: only for a series with a `source`")
+        about_files = ("as_stored", "missing", "optional", "rate_is_period", "spread_times")
+        fields = type(self).model_fields
+        given = [name for name in about_files if getattr(self, name) != fields[name].default]
+        if given and not self.source:
+            raise ValueError(f"{', '.join(given)}: only for a series with a `source`")
         return self
 
 

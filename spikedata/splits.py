@@ -19,6 +19,8 @@ __all__ = [
     "without_leakage",
 ]
 
+ROUNDING = 1e-6  # s; far below a sample, far above what rounding does to times in seconds
+
 
 def chronological_split(
     decodable: IntervalSet,
@@ -102,7 +104,8 @@ def column_split(
     Returns
     -------
     IntervalSet
-        Disjoint intervals with the column ``"split"``.
+        Disjoint intervals with the column ``"split"``. One that ends less than 1 µs after the
+        next begins, as times that were rounded do, ends with its begin.
 
     Raises
     ------
@@ -122,6 +125,10 @@ def column_split(
         )
     parts = {name: table.where(wanted == name).intersection(within) for name in SPLITS}
     result = split_table(parts)
+    over = result.end[:-1] - result.start[1:]
+    rounded = np.append((over > 0) & (over < ROUNDING), False)
+    end = np.where(rounded, np.append(result.start[1:], np.inf), result.end)
+    result = IntervalSet(result.start, end, result.columns)
     if not result.is_disjoint:
         row = int(np.argmax(result.start[1:] < result.end[:-1]))
         raise IntervalError(

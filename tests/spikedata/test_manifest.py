@@ -121,6 +121,14 @@ def test_no_recording_of_the_bundled_manifests_has_two_meanings():
             assert digest == asset.sha256, dataset.recording_id(asset)
 
 
+def test_the_bundled_manifests_can_be_written_out_and_read_again():
+    for name in list_manifests():
+        manifest = load_manifest(name)
+
+        again = Manifest.model_validate(manifest.model_dump(mode="json"))
+        assert again.datasets == manifest.datasets, name
+
+
 def test_what_is_left_out_has_a_default(tmp_path):
     manifest = load(tmp_path, ("datasets.0.harmonize", MISSING))
     options = manifest.datasets[0].harmonize

@@ -111,6 +111,21 @@ def test_trials_that_overlap_across_splits_are_refused():
         column_split(table, "split", {"train": "train", "test": "test"}, IntervalSet.single(0, 9))
 
 
+def test_trials_that_overlap_by_a_rounding_error_are_told_apart():
+    start = np.arange(1000) * 0.6
+    names = np.array(["train", "test"])[np.arange(1000) % 2]
+    table = IntervalSet(start, start + 0.6, {"split": names})
+    assert (table.end[:-1] > table.start[1:]).any()
+
+    found = column_split(
+        table, "split", {"train": "train", "test": "test"}, IntervalSet.single(0, 700)
+    )
+
+    assert found.is_disjoint
+    assert np.array_equal(found.start, start)
+    assert np.allclose(found.end, start + 0.6, rtol=0, atol=1e-9)
+
+
 @given(interval_sets(), SHARES, st.sampled_from([0.05, 0.5, 3.0]))
 def test_leakage_is_the_held_out_time_near_training_time(decodable, shares, reach):
     table = chronological_split(decodable, *shares)
