@@ -34,9 +34,10 @@ from spikedata.draft import Draft
 from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
 from spikedata.manifest import Asset, Dataset
+from spikedata.masks import dilated, length_of, masked_segments
 from spikedata.nwb import NwbFile, SeriesData, TableData
 from spikedata.recording import Recording
-from spikedata.series import build_series, dilated, length_of, masked_segments, read_sources
+from spikedata.series import build_series, read_sources
 from spikedata.splits import shuffled_rows, split_table
 
 __all__ = ["harmonize"]

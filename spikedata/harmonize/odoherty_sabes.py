@@ -24,17 +24,12 @@ from spikedata.errors import HarmonizeError
 from spikedata.files import Source
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
+from spikedata.masks import length_of, masked_segments
 from spikedata.matlab import Cell, MatlabFile
 from spikedata.nwb import SeriesData, UnitTable
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import (
-    build_series,
-    build_velocity,
-    length_of,
-    masked_segments,
-    series_coverage,
-)
+from spikedata.series import build_series, build_velocity, series_coverage
 from spikedata.splits import shuffled_rows, split_table
 
 __all__ = ["harmonize"]

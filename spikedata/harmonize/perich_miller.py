@@ -19,10 +19,10 @@ from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
+from spikedata.masks import dilated, eroded, length_of, masked_segments
 from spikedata.nwb import NwbFile, TableData
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.series import dilated, eroded, length_of, masked_segments
 from spikedata.splits import split_table
 
 __all__ = [
