@@ -64,7 +64,7 @@ class Store(Mapping[str, Recording]):
     Raises
     ------
     StoreError
-        If the folder is not there, and `create` is false.
+        If the folder is not there and `create` is false, or it cannot be made.
     """
 
     def __init__(self, path: str | Path, *, create: bool = False, max_open: int = 1024) -> None:
@@ -72,7 +72,13 @@ class Store(Mapping[str, Recording]):
         self._max_open = max_open
         self._open: OrderedDict[str, Recording] = OrderedDict()
         if create:
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(
+                    f"The store {self.path} cannot be made: {error.strerror}; give another folder "
+                    "with --store."
+                ) from error
         if not self.path.is_dir():
             raise StoreError(
                 f"There is no store at {self.path}: make one with `spikedata ingest`, "

@@ -204,6 +204,14 @@ def test_the_least_recently_used_recording_is_let_go_first(store):
     assert few["made/s1"] is not b
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    for place in ("file", "file/store"):
+        with pytest.raises(StoreError, match=r"store .*file.* cannot be made: .*--store"):
+            Store(tmp_path / place, create=True)
+
+
 def test_a_folder_that_is_not_there_is_refused_or_made(tmp_path):
     with pytest.raises(StoreError, match=r"There is no store at .*spikedata ingest"):
         Store(tmp_path / "a/b")
