@@ -257,7 +257,13 @@ class NwbFile:
 
     def read_spikes(self, table: UnitTable) -> np.ndarray:
         """Return all spike times (s, float64, shape (N,)), unit after unit, in one read."""
-        return self._h5.read_floats(self._h5.dataset(f"{table.path}/spike_times")).ravel()
+        values = self._h5.read_floats(self._h5.dataset(f"{table.path}/spike_times"))
+        if values.size != table.spike_bound[-1]:
+            raise HarmonizeError(
+                f"{self.path.name}: `{table.path}/spike_times` has the shape {values.shape}, "
+                "expected one column."
+            )
+        return values.ravel()
 
     def has(self, path: str) -> bool:
         """Return whether there is something at `path`."""
@@ -346,15 +352,15 @@ class NwbFile:
 
     def _bound(self, path: str, count: int) -> np.ndarray:
         """Return the row bounds of each of `count` units in a ragged column of numbers."""
-        values = self._h5.dataset(path)
+        values, rows = self._h5.dataset(path), self._h5.length(path)
         ends = np.asarray(self._h5.read(self._h5.dataset(f"{path}_index")))
         if values.dtype.kind not in "fiu" or ends.dtype.kind not in "iu" or ends.ndim != 1:
             raise HarmonizeError(f"{self.path.name}: `{path}` or its index does not hold numbers.")
         bound = np.concatenate([[0], ends.astype(np.int64)])
-        if len(ends) != count or np.any(np.diff(bound) < 0) or bound[-1] != len(values):
+        if len(ends) != count or np.any(np.diff(bound) < 0) or bound[-1] != rows:
             raise HarmonizeError(
                 f"{self.path.name}: the index of `{path}` says {len(ends)} units and "
-                f"{int(bound.max())} values, the column has {len(values)} for {count} units: "
+                f"{int(bound.max())} values, the column has {rows} for {count} units: "
                 "the file is cut or damaged; fetch it again or leave it out."
             )
         return bound

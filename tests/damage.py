@@ -339,7 +339,7 @@ def change_references(path: Path, rng: random.Random) -> str:
 def nest(path: Path, rng: random.Random) -> str:
     with h5py.File(path, "r+") as file:
         node = file[_pick(file, rng, h5py.Group)]
-        depth = rng.choice([20, 200, 1500])
+        depth = rng.choice([20, 200, 600])
         for _ in range(depth):
             node = node.create_group("g")
         node["data"], node["timestamps"] = np.zeros(3), np.arange(3.0)

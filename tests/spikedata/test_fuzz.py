@@ -35,7 +35,8 @@ from spikedata.testing import write_nwb
 from spikedata.testing.layouts import layouts, write_layout
 from tests.damage import CANARY, damage, has_endless_heap
 
-LONGEST = 20.0  # s a case
+LONGEST = 20.0  # s of harmonising
+DAMAGING = 60.0  # s besides: until a process has begun and a file is damaged, on a busy machine
 MOST_MEMORY = 3 * 2**29  # bytes that a case may take besides what the process has
 WORKERS = 2
 QUICK = [("write_nwb", seed) for seed in range(110)] + [
@@ -210,7 +211,7 @@ def run_cases(cases: Sequence[Case], originals: dict[str, Path]) -> Iterator[str
     workers = [_Worker(originals) for _ in range(min(WORKERS, len(left)))]
     try:
         for worker in workers:
-            worker.give(left.pop(), LONGEST + 60)  # and time to begin
+            worker.give(left.pop(), LONGEST + DAMAGING)
         while busy := [worker for worker in workers if worker.case is not None]:
             wait([worker.pipe for worker in busy], timeout=1.0)
             for worker in busy:
@@ -221,7 +222,7 @@ def run_cases(cases: Sequence[Case], originals: dict[str, Path]) -> Iterator[str
                     except (EOFError, OSError):
                         dead, problem = True, f"{worker.case} died"
                 elif late:
-                    dead, problem = True, f"{worker.case} took more than {LONGEST} s"
+                    dead, problem = True, f"{worker.case} took more than {LONGEST + DAMAGING} s"
                 else:
                     continue
                 if problem:
@@ -232,7 +233,7 @@ def run_cases(cases: Sequence[Case], originals: dict[str, Path]) -> Iterator[str
                     problem = f"exit code {worker.process.exitcode}"
                     workers[workers.index(worker)] = worker = _Worker(originals)
                 if left:
-                    worker.give(left.pop(), LONGEST + (60 if dead else 10))
+                    worker.give(left.pop(), LONGEST + DAMAGING)
     finally:
         for worker in workers:
             worker.stop()
