@@ -11,7 +11,8 @@ Every rule that drops or changes something is counted in ``Recording.dropped``:
 ``units.bad_obs_interval``     observation intervals that are empty or not finite
 ``spikes.<rule>``              see `spikedata.spikes.SpikeTrains`
 ``series.<name>.<rule>``       see `spikedata.series`
-``series.absent``              optional series that the file lacks, and what is made of them
+``series.absent``              optional series that the file lacks or has no usable sample of, and
+                               what is made of them
 ``intervals.absent``           optional interval tables that the file lacks
 ``intervals.<name>.<rule>``    ``not_finite``, ``zero_length``, ``ragged_column``
 =============================  =======================================================
@@ -73,7 +74,8 @@ class Draft:
     targets : tuple of str
         By default those of the manifest; `finish` leaves out those that are `absent`.
     absent : dict of str to str
-        Optional series that the file lacks, and series made of them, with the reason.
+        Optional series that the file lacks or has no usable sample of, and series made of them,
+        with the reason.
     """
 
     def __init__(self, dataset: Dataset, asset: Asset) -> None:
@@ -149,7 +151,8 @@ class Draft:
     def take_series(self, nwb: NwbFile, options: SeriesOptions) -> Series | None:
         """Read one series, or derive it from those taken before; it is kept and returned.
 
-        None if it is optional and the file lacks it, or lacks what it is made of: see `absent`.
+        None if it is optional and the file lacks it, or has no usable sample of it, or lacks what
+        it is made of: see `absent`.
         """
         built = self._series(nwb, options)
         if built is not None:
@@ -276,7 +279,11 @@ class Draft:
             if not sources:
                 self.absent[options.name] = f"no `{'`, `'.join(options.source)}`"
                 return None
-            return build_series(options, sources, self.dropped)
+            built = build_series(options, sources, self.dropped)
+            if options.optional and len(built) == 0:
+                self.absent[options.name] = "no usable sample"
+                return None
+            return built
         if options.direction_of is not None:
             word, bases = "direction", options.direction_of
         else:

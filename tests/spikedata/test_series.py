@@ -335,6 +335,25 @@ def test_an_absent_series_takes_what_is_made_of_it_along(write):
     assert recording.about["targets_absent"] == "turn (the velocity of 'head')"
 
 
+@pytest.mark.parametrize("samples", [200, 0])
+def test_an_optional_series_without_a_usable_sample_is_absent(write, samples):
+    path = write(a=part(0.0, 200), b=part(0.0, 200))
+    with h5py.File(path, "a") as file:
+        found = file[f"{BEHAVIOR}/bPosition/bSeries"]
+        for name in ("data", "timestamps"):
+            values = found[name][:samples]
+            attributes = dict(found[name].attrs)
+            del found[name]
+            found[name] = values if name == "timestamps" else np.full_like(values, np.nan)
+            found[name].attrs.update(attributes)
+    recording = run(path, series=[FRONT, BACK, HEAD, TURN], targets=["front", "turn"])
+
+    assert set(recording.series) == {"front"}
+    assert recording.targets == ("front",)
+    assert recording.dropped["series.absent"] == 3
+    assert recording.about["series_absent"].startswith("back (no usable sample); head (")
+
+
 def test_an_optional_pattern_may_match_nothing(write):
     optional = {"name": "back", "source": [f"{BEHAVIOR}/b*/*"], "optional": True}
     recording = run(write(a=part(0.0)), series=[FRONT, optional])
