@@ -239,6 +239,22 @@ def test_what_is_dropped_is_counted(recordings):
         assert one["series.hand_position.conversion_ignored"] == 1
 
 
+@pytest.mark.parametrize("conversion", [0.001, 1.0])
+def test_positions_are_taken_as_stored_whatever_the_file_says_of_them(copy, recordings, conversion):
+    path = copy("000070-plain")
+    with h5py.File(path, "a") as file:
+        for one in ("Cursor", "Hand", "Eye"):
+            data = file[f"processing/behavior/Position/{one}/data"]
+            data.attrs["conversion"] = conversion
+    found = run("000070-plain", path).series
+
+    assert {name: series.unit for name, series in found.items()} == {
+        name: series.unit for name, series in recordings["000070-plain"].series.items()
+    }
+    for name, series in found.items():
+        assert np.array_equal(series.values, recordings["000070-plain"].series[name].values)
+
+
 def test_a_silent_unit_is_kept(recordings):
     for recording in recordings.values():
         row = recording.units["electrode"].tolist().index("5")
