@@ -210,7 +210,8 @@ def _take_center_out_phases(draft: Draft, trials: IntervalSet) -> None:
 
 def _take_random_target_phases(draft: Draft, trials: IntervalSet) -> None:
     """Take the time up to the first go cue of every trial that has one, valid or not, as hold."""
-    first = _column(trials, "go_cue_time_array").reshape(len(trials), -1)[:, 0]
+    cues = _column(trials, "go_cue_time_array")
+    first = cues if cues.ndim == 1 else cues[:, 0]
     cued = ~np.isnan(first)
     _take_phase(draft, "hold", trials.start[cued], first[cued])
 

@@ -530,3 +530,20 @@ def test_waveforms_can_be_left_out_and_units_outnumber_electrodes(tmp_path):
 def test_a_file_too_short_for_its_defects_is_refused(tmp_path):
     with pytest.raises(SpikedataError, match="at least 30 s"):
         write_perich_miller(tmp_path / "short.nwb", duration=5)
+
+
+@pytest.mark.parametrize("name", [CENTER_OUT, RANDOM_TARGET])
+def test_a_session_without_trials_is_all_random(name, copy):
+    path = copy(name)
+    with h5py.File(path, "a") as file:
+        trials = file["intervals/trials"]
+        for column in trials:
+            kind, attributes = trials[column].dtype, dict(trials[column].attrs)
+            shape = (0, *trials[column].shape[1:])
+            del trials[column]
+            trials.create_dataset(column, shape, kind).attrs.update(attributes)
+    recording = run(path, name)
+
+    assert len(recording.intervals["trials"]) == len(recording.intervals["hold"]) == 0
+    assert recording.intervals["random"].start[0] == recording.domain.start[0]
+    assert list(recording.splits) == ["chronological"]
