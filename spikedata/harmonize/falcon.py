@@ -19,7 +19,9 @@ Rules that drop or change something, besides those of `spikedata.draft`:
 ``series.trial_number.<rule>``    bins of ``TrialNum`` that are changed, as in a series
 ================================  ===================================================
 
-Series of H1 hold their period as their ``rate``, which counts as ``rate_is_period``.
+Series of H1 hold their period as their ``rate``, which counts as ``rate_is_period``. If their
+``offset`` is not zero, it is the time of their first sample, as the benchmark reads it, and nothing
+is added to what is stored (``conversion_ignored``).
 
 References
 ----------
@@ -37,7 +39,7 @@ import numpy as np
 from spikedata.draft import Draft
 from spikedata.errors import HarmonizeError
 from spikedata.files import Source
-from spikedata.hdf5 import Hdf5File
+from spikedata.hdf5 import Hdf5File, number_of
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, TableData
@@ -54,6 +56,7 @@ STAMPS = {
     "acquisition/OpenLoopKinematicsVelocity": "end",  # H1
 }
 """Which moment of its bin a file with such behaviour states as the time of a sample."""
+POSITION = "acquisition/OpenLoopKinematics"  # H1
 MASK, TRIAL_NUMBER = "acquisition/eval_mask", "acquisition/TrialNum"
 TABLES = {"trials": "intervals/trials", "epochs": "intervals/epochs"}
 
@@ -84,17 +87,18 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
         draft.describe(nwb)
         found = {entry.path for entry in nwb.listing()}
         late = BIN if _stamp(nwb, found) == "start" else 0.0
+        first = _first_time(source, found)
         draft.about["sample_time"] = "end of its bin of 20 ms" + (
             ", 20 ms after the time in the file" if late else ", as in the file"
         )
         for one in draft.options.series:
-            binned = _binned(nwb, one, late, draft.dropped) if one.source else None
+            binned = _binned(nwb, one, late, first, draft.dropped) if one.source else None
             if binned is not None:
                 draft.series[one.name] = binned
             else:
                 draft.take_series(nwb, one)  # made of others, or optional and not there
         _take_tables(nwb, source, draft, found)
-        _take_tables_of_bins(nwb, draft, late)
+        _take_tables_of_bins(nwb, draft, late, first)
         draft.take_units(nwb)
     _take_domain(draft)
     return draft.finish()
@@ -112,21 +116,35 @@ def _stamp(nwb: NwbFile, found: set[str]) -> str:
     )
 
 
+def _first_time(source: Source, found: set[str]) -> float | None:
+    """Return when the bins of H1 begin (s) if its kinematics say so as their ``offset``."""
+    if POSITION not in found:
+        return None
+    file = Hdf5File(source)
+    try:
+        return number_of(file.dataset(f"{POSITION}/data").attrs.get("offset", 0.0)) or None
+    finally:
+        file.close()
+
+
 def _binned(
-    nwb: NwbFile, options: SeriesOptions, late: float, dropped: Counter[str]
+    nwb: NwbFile, options: SeriesOptions, late: float, first: float | None, dropped: Counter[str]
 ) -> Series | None:
     """Return a series whose sample times are the ends of its bins, cleaned.
 
-    `late` (s) is from the time in the file to the end of the bin. None if it is not there.
+    `late` (s) is from the time in the file to the end of the bin, `first` (s) is when bins without
+    times of their own begin, if not when they say. None if the series is not there.
     """
-    options = options.model_copy(update={"rate_is_period": True})  # 0.02 Hz: a bin of 50 s
+    known = {"rate_is_period": True, "as_stored": options.as_stored or first is not None}
+    options = options.model_copy(update=known)  # 0.02 Hz would be a bin of 50 s
     sources = read_sources(nwb, options, dropped)
     if not sources:
         return None
     moved = [
-        replace(one, time=None if one.time is None else one.time + late, start=one.start + late)
+        replace(one, time=None if one.time is None else one.time + late,
+                start=(one.start if first is None else first) + late)
         for one in sources
-    ]
+    ]  # fmt: skip
     series = build_series(options, moved, dropped)
     step = np.diff(series.times())
     if len(step) and abs(np.median(step) - BIN) > BIN / 10:
@@ -169,14 +187,16 @@ def _with_tags(source: Source, table: TableData) -> TableData:
     return replace(table, columns={**table.columns, "tags": np.array(texts, str)}, skipped=skipped)
 
 
-def _take_tables_of_bins(nwb: NwbFile, draft: Draft, late: float) -> None:
+def _take_tables_of_bins(nwb: NwbFile, draft: Draft, late: float, first: float | None) -> None:
     """Make the tables that are written as one number per bin."""
     options = SeriesOptions(name="trial_number", source=(TRIAL_NUMBER,), optional=True)
-    bins = None if "trials" in draft.intervals else _binned(nwb, options, late, draft.dropped)
+    bins = None
+    if "trials" not in draft.intervals:
+        bins = _binned(nwb, options, late, first, draft.dropped)
     if bins is not None:
         draft.intervals["trials"] = _runs(bins.times(), bins.values[:, 0], "number")
     options = SeriesOptions(name="evaluation", source=(MASK,), optional=True)
-    bins = _binned(nwb, options, late, draft.dropped)
+    bins = _binned(nwb, options, late, first, draft.dropped)
     if bins is not None:
         runs = _runs(bins.times(), bins.values[:, 0] != 0, "scored")
         scored = runs.where(runs.columns["scored"])

@@ -164,6 +164,22 @@ def test_a_rate_that_is_a_rate_stays(files, tmp_path):
     assert not any("period" in rule for rule in recording.dropped)
 
 
+def test_an_offset_of_h1_is_the_time_of_its_first_sample(files, made, tmp_path):
+    path = changed(files["000954"], tmp_path)
+    with h5py.File(path, "a") as file:
+        for name in ("OpenLoopKinematics", "OpenLoopKinematicsVelocity"):
+            file[f"acquisition/{name}/data"].attrs["offset"] = 0.1
+    recording = harmonize(path, *LAYOUTS["000954"].stated())
+
+    for name, before in made["000954"].series.items():
+        assert np.array_equal(recording.series[name].values, before.values)
+        np.testing.assert_allclose(recording.series[name].times(), before.times() + 0.1)
+        assert recording.dropped[f"series.{name}.conversion_ignored"] == 1
+    for name in ("evaluation", "trials"):
+        before = made["000954"].intervals[name]
+        np.testing.assert_allclose(recording.intervals[name].start, before.start + 0.1)
+
+
 def test_trials_of_h1_are_the_runs_of_their_number(files, made):
     trials, time = made["000954"].intervals["trials"], made["000954"].series["arm_velocity"].times()
     with h5py.File(files["000954"]) as file:
