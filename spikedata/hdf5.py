@@ -150,8 +150,19 @@ class Hdf5File:
 
     def text_behind(self, reference: object, attribute: str) -> str:
         """Return an attribute, as text, of the object that an object reference points to."""
+        if not isinstance(reference, h5py.Reference):  # a text would be taken for a path
+            return ""
         try:
             return text_of(self.root[reference].attrs.get(attribute, ""))
+        except (KeyError, TypeError, ValueError):  # a reference to nothing, or none at all
+            return ""
+
+    def name_behind(self, reference: object) -> str:
+        """Return the last step of the path of the object that an object reference points to."""
+        if not isinstance(reference, h5py.Reference):
+            return ""
+        try:
+            return str(self.root[reference].name).rsplit("/", 1)[-1]
         except (KeyError, TypeError, ValueError):  # a reference to nothing, or none at all
             return ""
 

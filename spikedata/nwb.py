@@ -425,6 +425,7 @@ class NwbFile:
             groups = self._h5.read(self._h5.dataset(f"{path}/electrode_group"))
             if groups.shape == (count,):
                 found["area"] = np.array([self._h5.text_behind(g, "location") for g in groups], str)
+                found["group"] = np.array([self._h5.name_behind(g) for g in groups], str)
         if "location" in columns:
             found["area"] = columns["location"].astype(str)
         return found

@@ -303,6 +303,16 @@ def test_the_group_of_a_units_electrode_is_read(originals):
     assert "group" not in table.columns
 
 
+def test_a_unit_without_electrodes_lies_where_its_group_does(copy, recordings):
+    path = copy("000070-plain")
+    with h5py.File(path, "a") as file:
+        del file["units/electrodes"], file["units/electrodes_index"]
+    recording = run("000070-plain", path)
+
+    assert np.array_equal(recording.units["area"], recordings["000070-plain"].units["area"])
+    assert "electrode" not in recording.units
+
+
 # ------------------------------------------------------------------ the clock
 
 
