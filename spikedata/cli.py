@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
+from signal import SIGINT, pthread_kill
 from typing import Annotated
 
 import typer
@@ -32,7 +34,18 @@ from spikedata.version import __version__
 __all__ = ["CacheOption", "JsonOption", "ManifestOption", "StoreOption", "main", "store_path"]
 
 
-ORDER = ("fetch", "verify", "inspect", "ingest", "check", "info", "manifest", "train", "evaluate", "report")
+ORDER = (
+    "fetch",
+    "verify",
+    "inspect",
+    "ingest",
+    "check",
+    "info",
+    "manifest",
+    "train",
+    "evaluate",
+    "report",
+)
 
 
 class _Program(TyperGroup):
@@ -182,8 +195,19 @@ def _short(value: object) -> str:
     return str(value)
 
 
+def _not_raised(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again when Ctrl-C came while an object was let go, where Python ignores it."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main_thread = threading.main_thread().ident or 0
+        # later: at once it would be raised in here, and ignored again
+        threading.Timer(0.05, pthread_kill, (main_thread, SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the program with the commands of every installed package."""
+    sys.unraisablehook = _not_raised
     for command in entry_points(group="spikedata.commands"):
         app.command(command.name)(command.load())
     try:
