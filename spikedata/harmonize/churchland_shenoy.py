@@ -331,7 +331,7 @@ def _take_phases(draft: Draft) -> None:
     for name, (start, end) in PHASES.items():
         stop = valid.end if end == "stop_time" else valid.columns[end]
         phase = TableData(TRIALS, valid.columns[start], stop, {})
-        draft.intervals[name] = draft.take_table(name, phase).difference(outlier)
+        draft.intervals[name] = draft.take_table(name, phase).cut(outlier)
     draft.intervals["outlier"] = outlier
 
 

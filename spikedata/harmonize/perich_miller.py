@@ -229,7 +229,7 @@ def _take_the_rest(draft: Draft, cursor: IntervalSet) -> None:
     draft.intervals["random"] = cursor.difference(named)
     outlier = find_outliers(draft.series["cursor_position"], draft.series["cursor_acceleration"])
     for name in [*phases, "random"]:
-        draft.intervals[name] = draft.intervals[name].difference(outlier)
+        draft.intervals[name] = draft.intervals[name].cut(outlier)
     draft.intervals["outlier"] = outlier
 
 

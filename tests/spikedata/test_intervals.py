@@ -253,3 +253,24 @@ def test_adjacent_windows_share_no_spike_and_miss_none(ticks, middle, end):
 
     assert (lo, hi) == (a, d)
     assert b == c
+
+
+@given(interval_sets(), interval_sets())
+def test_cutting_leaves_each_row_what_the_other_set_does_not_cover(rows, other):
+    numbered = IntervalSet(rows.start, rows.end, {"row": np.arange(len(rows))})
+
+    left = numbered.cut(other)
+
+    for row, (start, end) in enumerate(rows):
+        mine = left.where(left.columns["row"] == row)
+        expected = mask_of(IntervalSet.single(start, end)) & ~mask_of(other)
+        assert np.array_equal(mask_of(mine), expected)
+        runs = int(np.count_nonzero(np.diff(np.append(0, expected.astype(int))) == 1))
+        assert len(mine) == runs
+
+
+def test_rows_that_touch_stay_apart_when_they_are_cut():
+    rows = IntervalSet(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+
+    assert list(rows.cut(IntervalSet.single(1.5, 1.6))) == [(0, 1), (1, 1.5), (1.6, 2)]
+    assert list(rows.cut(IntervalSet.empty())) == [(0, 1), (1, 2)]
