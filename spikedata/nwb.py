@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -18,102 +17,13 @@ import numpy as np
 from spikedata.errors import HarmonizeError, did_you_mean
 from spikedata.files import Source
 from spikedata.hdf5 import Hdf5File, number_of, text_of
+from spikedata.tables import Entry, SeriesData, TableData, UnitTable
 
 __all__ = ["Entry", "NwbFile", "SeriesData", "TableData", "UnitTable"]
 
 MAX_DEPTH = 16  # a hostile file can nest groups without end
 ELECTRODES = "general/extracellular_ephys/electrodes"
 SEARCHED = ("units", "acquisition", "processing", "intervals", "stimulus", "scratch")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing in the file that could be harmonised: a units table, a series or a table.
-
-    ``kind`` is "units", "series", "intervals", "table" or "link" (one that leaves the file).
-    ``timing`` says how a series is timed: "60 Hz", "timestamps" or "".
-    """
-
-    path: str
-    kind: str
-    neurodata_type: str
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    unit: str = ""
-    timing: str = ""
-    rate: float | None = None
-    columns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class UnitTable:
-    """The units table, ragged columns as flat arrays with row bounds.
-
-    Parameters
-    ----------
-    name : ndarray, shape (U,), str
-        The units' ids in the file.
-    spike_bound : ndarray, shape (U + 1,), int64
-        Unit u has rows ``spike_bound[u]`` to ``spike_bound[u + 1]`` of `NwbFile.read_spikes`.
-    columns : mapping of str to ndarray, shape (U,)
-        Columns with one value per unit; ``"area"`` and ``"electrode"`` (label or id of the
-        unit's first electrode) when the file says where a unit lies.
-    observed : ndarray, shape (K, 2), float64, optional
-        Observation intervals in seconds, unit after unit.
-    observed_bound : ndarray, shape (U + 1,), int64, optional
-        Rows of `observed` of each unit, as `spike_bound`.
-    group : ndarray, shape (U,), str, optional
-        Name of the electrode group of each unit's electrode.
-    """
-
-    path: str
-    name: np.ndarray
-    spike_bound: np.ndarray
-    columns: dict[str, np.ndarray]
-    observed: np.ndarray | None = None
-    observed_bound: np.ndarray | None = None
-    group: np.ndarray | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesData:
-    """One time series: ``values`` (T, C) in ``unit``, with ``time`` (T,) or ``start`` and ``rate``.
-
-    ``conversion_ignored`` says that the file's conversion was left out: no number, or not wanted,
-    ``times_spread`` that only the first and the last timestamp are stored. ``missing`` (T,) bool:
-    rows with the value that was asked for as "not tracked".
-    """
-
-    path: str
-    values: np.ndarray
-    unit: str
-    columns: tuple[str, ...]
-    time: np.ndarray | None = None
-    start: float = 0.0
-    rate: float | None = None
-    conversion_ignored: bool = False
-    times_spread: bool = False
-    missing: np.ndarray | None = None
-
-    def times(self) -> np.ndarray:
-        """Return the time of each sample (s, float64)."""
-        if self.time is not None:
-            return self.time
-        return self.start + np.arange(len(self.values)) / (self.rate or 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class TableData:
-    """A table of intervals: ``start`` and ``end`` (K,) s, ``columns`` (K,) or (K, M).
-
-    ``skipped`` names the columns that hold no fixed number of values per row.
-    """
-
-    path: str
-    start: np.ndarray
-    end: np.ndarray
-    columns: dict[str, np.ndarray]
-    skipped: tuple[str, ...] = ()
 
 
 class NwbFile:
@@ -265,6 +175,10 @@ class NwbFile:
             )
         return values.ravel()
 
+    def names(self, path: str = "") -> list[str]:
+        """Return the names in the group at `path`; none for an array, or where nothing is."""
+        return self._h5.names(path)
+
     def has(self, path: str) -> bool:
         """Return whether there is something at `path`."""
         return self._h5.find(path) is not None
@@ -401,10 +315,14 @@ class NwbFile:
         electrodes = set(self._h5.names(ELECTRODES))
         first = None
         if electrode is not None:
-            if electrode not in columns or columns[electrode].dtype.kind not in "iu":
+            found_rows = columns.get(electrode, np.zeros(1, str))
+            whole = found_rows.dtype.kind in "iu" or (
+                found_rows.dtype.kind == "f" and bool((found_rows % 1 == 0).all())
+            )
+            if not whole:
                 raise HarmonizeError(
                     f"{self.path.name}: `{path}` has no column '{electrode}' with the number of "
-                    f"one electrode per unit; {did_you_mean(electrode, columns)}"
+                    f"one electrode (a whole one) per unit; {did_you_mean(electrode, columns)}"
                 )
             first = columns[electrode].astype(np.int64) - electrode_base
         elif {"electrodes", "electrodes_index"} <= table and electrodes:

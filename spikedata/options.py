@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -92,6 +93,16 @@ class SeriesOptions(FileModel):
                 "give either `source` (NWB paths), `direction_of` (two positions above) or "
                 "`velocity_of` (a series above)"
             )
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range must be [low, high] with low < high, found {self.range}")
+        if not (math.isfinite(self.scale) and self.scale != 0):
+            raise ValueError(f"scale must be a number other than 0, found {self.scale}")
+        if self.missing is not None and math.isnan(self.missing):
+            raise ValueError("missing cannot be nan: what is no number is always dropped")
+        if self.columns is not None and len(set(self.columns)) < max(1, len(self.columns)):
+            raise ValueError(f"columns must be names, each once, found {list(self.columns)}")
+        if self.velocity_of == self.name or self.name in (self.direction_of or ()):
+            raise ValueError(f"'{self.name}' cannot be made of itself")
         about_files = ("as_stored", "missing", "optional", "rate_is_period", "spread_times")
         fields = type(self).model_fields
         given = [name for name in about_files if getattr(self, name) != fields[name].default]

@@ -130,7 +130,9 @@ def build_velocity(options: SeriesOptions, source: Series, dropped: Counter[str]
         dropped[f"{rule}.too_fast"] += int(fast.sum())
         kept &= ~fast
     columns = options.columns or source.columns
-    unit = options.unit if options.unit is not None else f"{source.unit or '1'}/s"
+    unit = options.unit
+    if unit is None:
+        unit = f"{source.unit}/s" if source.unit else ""
     if source.rate is not None and kept.all():
         return Series(values, unit, columns, start=source.start, rate=source.rate)
     return Series(_rows(values, kept), unit, columns, time=_rows(time, kept))
@@ -193,16 +195,21 @@ def series_coverage(series: Series, max_gap: float | None) -> IntervalSet:
 
 
 def _matches(nwb: NwbFile, pattern: str) -> list[str]:
-    """Return the paths that match; ``*`` and ``?`` stay within one step of the path."""
+    """Return the series that match; ``*`` and ``?`` stay within one step of the path.
+
+    Links count too: a series that is listed under another path is found under this one.
+    """
     if not set(pattern) & set("*?"):
         return [pattern] if nwb.has(pattern) else []
-    steps = pattern.split("/")
-    known = [entry.path for entry in nwb.listing() if entry.kind == "series"]
-    return [
-        path for path in known
-        if path.count("/") + 1 == len(steps)
-        and all(map(fnmatch.fnmatchcase, path.split("/"), steps))
-    ]  # fmt: skip
+    found = [""]
+    for step in pattern.split("/"):
+        found = [
+            f"{path}/{name}".lstrip("/")
+            for path in found
+            for name in nwb.names(path)
+            if fnmatch.fnmatchcase(name, step)
+        ]
+    return [path for path in found if "data" in nwb.names(path)]
 
 
 def _one_after_another(options: SeriesOptions, parts: list[SeriesData]) -> SeriesData:

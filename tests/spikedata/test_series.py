@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from spikedata.errors import HarmonizeError
 from spikedata.harmonize import harmonize
 from spikedata.manifest import Dataset
+from spikedata.nwb import NwbFile
 from spikedata.options import HarmonizeOptions, SeriesOptions
 from spikedata.recording import Series
-from spikedata.series import build_direction
+from spikedata.series import build_direction, read_sources
 from spikedata.testing import write_nwb
 
 BEHAVIOR = "processing/behavior"
@@ -482,3 +483,34 @@ def test_a_column_of_electrodes_that_is_not_there_is_refused(tiny):
     for column in ("peak", "quality"):
         with pytest.raises(HarmonizeError, match=f"no column '{column}' with the number of one"):
             run(tiny, units={"electrode": column})
+
+
+@pytest.mark.parametrize(
+    ("field", "what"),
+    [
+        ({"range": [5, 1]}, "low < high"),
+        ({"range": [float("nan"), 1]}, "low < high"),
+        ({"scale": 0}, "other than 0"),
+        ({"scale": float("inf")}, "other than 0"),
+        ({"missing": float("nan")}, "always dropped"),
+        ({"columns": ["x", "x"]}, "each once"),
+        ({"columns": []}, "each once"),
+        ({"source": [], "velocity_of": "s"}, "of itself"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(field, what):
+    with pytest.raises(ValueError, match=what):
+        SeriesOptions.model_validate({"name": "s", "source": ["a"], **field})
+
+
+def test_a_pattern_finds_a_series_that_is_a_link(tmp_path):
+    path = write_nwb(tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        file["processing/behavior/linked"] = h5py.SoftLink("/acquisition/angle")
+    dropped: Counter[str] = Counter()
+
+    with NwbFile(path) as nwb:
+        options = SeriesOptions(name="s", source=("processing/behavior/link*",))
+        (found,) = read_sources(nwb, options, dropped)
+
+    assert found.path == "processing/behavior/linked"
