@@ -199,13 +199,13 @@ class NwbFile:
         """
         group = self._find(path, "series", {"data"})
         data = self._h5.dataset(f"{path}/data")
-        if data.dtype.kind not in "fiub" or data.ndim not in (1, 2):
+        if data.dtype.kind not in "fiub" or data.ndim not in (1, 2) or 0 in data.shape[1:]:
             raise HarmonizeError(
                 f"{self.path.name}: the series `{path}` holds {data.dtype.name} of shape "
                 f"{data.shape}; only numbers of shape (T,) or (T, C) can be harmonised."
             )
         values, ignored = self._scaled(data, as_stored)
-        values, marked = values.reshape(len(values), values.size // max(len(values), 1)), None
+        values, marked = values.reshape(len(values), *(data.shape[1:] or (1,))), None
         if missing is not None:
             marked = (np.asarray(self._h5.read(data)) == missing).reshape(values.shape).any(1)
         spread = spread_times and self._two_times(path, len(values))
@@ -229,8 +229,8 @@ class NwbFile:
         count = self._h5.length(f"{path}/start_time")
         columns, skipped = self._columns(path, count)
         start, end = columns.pop("start_time", None), columns.pop("stop_time", None)
-        kinds = {one.dtype.kind for one in (start, end) if one is not None}
-        if start is None or end is None or not kinds <= set("fiu"):
+        found = {one.dtype.kind if one.ndim == 1 else "" for one in (start, end) if one is not None}
+        if start is None or end is None or not found <= set("fiu"):
             raise HarmonizeError(
                 f"{self.path.name}: `{path}` needs one number per row in `start_time` and "
                 f"`stop_time` ({count} rows)."

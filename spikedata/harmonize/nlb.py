@@ -192,6 +192,11 @@ def _take_windows(draft: Draft, name: str, align: str, window: tuple[float, floa
             f"{did_you_mean(align, trials.columns)}"
         )
     moment = trials.start if align == "start_time" else trials.columns[align]
+    if moment.ndim != 1 or moment.dtype.kind != "f":
+        raise HarmonizeError(
+            f"{draft.recording_id}: the column '{align}' of the trials holds {moment.dtype.name} "
+            f"of shape {moment.shape}, expected one time per trial; the file is damaged."
+        )
     listed, known = trials.columns["split"] != "none", np.isfinite(moment)
     draft.dropped[f"intervals.{name}.no_split"] += int((~listed).sum())
     draft.dropped[f"intervals.{name}.not_finite"] += int((listed & ~known).sum())
