@@ -135,12 +135,6 @@ def _written(
     return folder / name
 
 
-def _seal(path: Path) -> _FileEntry:
-    """Wait until a file is on the disk; return its size and hash."""
-    sync_file(path)
-    return _FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
-
-
 def write_files(recording: Recording, provenance: Mapping[str, JsonValue], folder: Path) -> None:
     """Write the files of a recording into a folder, the header last.
 
@@ -149,12 +143,15 @@ def write_files(recording: Recording, provenance: Mapping[str, JsonValue], folde
     StoreError
         If a name cannot be a file name, or a column cannot be stored.
     """
-    with ThreadPoolExecutor(2) as beside:  # the disk and the hashes leave us free to write on
-        sealed = {
-            name: beside.submit(_seal, _written(recording, folder, name, columns))
-            for name, columns in _tables(recording).items()
-        }
-    files = {name: entry.result() for name, entry in sealed.items()}
+    files = {}
+    with ThreadPoolExecutor(3) as beside:  # the disk and the hashes leave us free to write on
+        waited = {}
+        for name, columns in _tables(recording).items():
+            path = _written(recording, folder, name, columns)
+            waited[path] = beside.submit(sync_file, path), beside.submit(sha256_of, path)
+        for path, (synced, digest) in waited.items():
+            synced.result()
+            files[path.name] = _FileEntry(size=path.stat().st_size, sha256=digest.result())
     header = RecordingHeader(
         format_version=FORMAT_VERSION,
         recording_id=recording.recording_id,

@@ -23,13 +23,8 @@ def dilated(mask: np.ndarray, width: int) -> np.ndarray:
     ----------
     ``scipy.ndimage.binary_dilation`` with ``numpy.ones(width)``, its even-sized case included.
     """
-    if not mask.any():
-        return mask.copy()
-    count = np.concatenate([[0], np.cumsum(mask)])
-    row = np.arange(len(mask))
-    lo = np.maximum(row - (width - 1) // 2, 0)
-    hi = np.minimum(row + width // 2 + 1, len(mask))
-    return count[hi] > count[lo]
+    first, end = _runs(mask)
+    return _filled(first - width // 2, end + (width - 1) // 2, len(mask))
 
 
 def eroded(mask: np.ndarray, width: int) -> np.ndarray:
@@ -41,14 +36,10 @@ def eroded(mask: np.ndarray, width: int) -> np.ndarray:
     ----------
     ``scipy.ndimage.binary_erosion`` with ``numpy.ones(width)``, its even-sized case included.
     """
-    if not mask.any():
-        return mask.copy()
-    count = np.concatenate([[0], np.cumsum(mask)])
-    row = np.arange(len(mask))
-    lo, hi = row - width // 2, row + (width - 1) // 2 + 1
-    inside = (lo >= 0) & (hi <= len(mask))
-    lo, hi = np.where(inside, lo, 0), np.where(inside, hi, 0)
-    return inside & (count[hi] - count[lo] == width)
+    first, end = _runs(mask)
+    first, end = first + width // 2, end - (width - 1) // 2
+    kept = first < end
+    return _filled(first[kept], end[kept], len(mask))
 
 
 def masked_segments(time: np.ndarray, mask: np.ndarray) -> IntervalSet:
@@ -68,3 +59,17 @@ def masked_segments(time: np.ndarray, mask: np.ndarray) -> IntervalSet:
         end = np.append(end, time[-1])
     kept = start < end
     return IntervalSet(start[kept], end[kept])
+
+
+def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and end row of every run of true."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return edges[::2], edges[1::2]
+
+
+def _filled(first: np.ndarray, end: np.ndarray, count: int) -> np.ndarray:
+    """Return a mask of `count` rows that is true in the given runs, cut at its ends."""
+    step = np.zeros(count + 1, np.int32)
+    np.add.at(step, np.clip(first, 0, count), 1)
+    np.add.at(step, np.clip(end, 0, count), -1)
+    return np.cumsum(step[:-1]) > 0

@@ -42,6 +42,7 @@ class NwbFile:
 
     def __init__(self, path: Source) -> None:
         self._h5 = Hdf5File(path)
+        self._last_times: tuple[int, np.ndarray] | None = None
         self.path = Path(self._h5.name)
         with ExitStack() as stack:
             stack.enter_context(self._h5)
@@ -380,13 +381,13 @@ class NwbFile:
         """Return explicit times, or start and rate; exactly one of times and rate."""
         names = self._h5.names(path)
         if "timestamps" in names:
-            time = np.asarray(self._h5.read(self._h5.dataset(f"{path}/timestamps")))
-            if time.shape != (count,) or time.dtype.kind not in "fiu":
+            data = self._h5.dataset(f"{path}/timestamps")
+            if data.shape != (count,) or data.dtype.kind not in "fiu":
                 raise HarmonizeError(
                     f"{self.path.name}: the series `{path}` has {count} samples but "
-                    f"{time.size} timestamps; the file is cut or damaged."
+                    f"{data.size} timestamps; the file is cut or damaged."
                 )
-            return time.astype(np.float64), 0.0, None
+            return self._times(data), 0.0, None
         if "starting_time" in names:
             data = self._h5.dataset(f"{path}/starting_time")
             start, rate = number_of(self._h5.read(data)), number_of(data.attrs.get("rate"))
@@ -396,6 +397,15 @@ class NwbFile:
             f"{self.path.name}: the series `{path}` has neither `timestamps` nor a "
             "`starting_time` with a rate above 0 Hz."
         )
+
+    def _times(self, data: h5py.Dataset) -> np.ndarray:
+        """Return timestamps (read-only); series that share them by a link share one array."""
+        address = self._h5.address(data)
+        if self._last_times is None or self._last_times[0] != address:
+            time = self._h5.read_floats(data)
+            time.flags.writeable = False
+            self._last_times = address, time
+        return self._last_times[1]
 
 
 def _names_of(attribute: object) -> tuple[str, ...]:

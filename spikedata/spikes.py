@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from spikedata.intervals import IntervalSet
 
 __all__ = ["SpikeTrains"]
 
+THREADS = 2  # more would wait for memory
 SLAB = 2**15  # spikes sorted at a time: their keys and their order stay in a core's cache
 SIGN = np.uint64(2**63)
 
@@ -135,7 +136,10 @@ class SpikeTrains:
         # The shift by 1 first: by 64 nothing would happen.
         wide = ((_ordered(edges[1:]) - low) >> np.uint64(1)) >> (np.uint64(63) - room) != 0
         key = np.empty(total, np.uint64)
-        for unit, train in enumerate(self.trains):
+
+        def pack(unit: int) -> None:
+            """Put the spikes of a unit where they belong, slab by slab."""
+            train = self.trains[unit]
             packed = _ordered(train)
             packed -= np.repeat(low, size[unit])
             packed <<= room
@@ -144,21 +148,27 @@ class SpikeTrains:
                 lo, hi, at = cut[unit, slab], cut[unit, slab + 1], begin[unit, slab]
                 piece = train[lo:hi].view(np.uint64) if wide[slab] else packed[lo:hi]
                 key[at : at + hi - lo] = piece
-        train = packed = piece = None  # each would keep its whole array alive
-        self.trains.clear()
-        time, owner = key.view(np.float64), np.empty(total, np.int32)
-        for slab, (lo, hi) in enumerate(pairwise(bound.tolist())):
+
+        def settle(slab: int) -> None:
+            """Sort a slab and take its keys apart."""
+            lo, hi = bound[slab], bound[slab + 1]
             if wide[slab]:
                 unit = np.repeat(np.arange(units, dtype=np.int32), size[:, slab])
                 order = np.lexsort((unit, time[lo:hi]))
                 time[lo:hi], owner[lo:hi] = time[lo:hi][order], unit[order]
-                continue
+                return
             part = key[lo:hi]
             _sort(part)
             owner[lo:hi] = part & np.uint64((1 << int(room)) - 1)
             part >>= room
             part += low[slab]
             _restore(part)
+
+        with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter's lock
+            list(pool.map(pack, range(units)))
+            self.trains.clear()
+            time, owner = key.view(np.float64), np.empty(total, np.int32)
+            list(pool.map(settle, range(len(wide))))
         return time, owner
 
 
