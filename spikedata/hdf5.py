@@ -6,6 +6,7 @@ followed: a path given by a stranger must not decide what is read on this machin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ Result = TypeVar("Result")
 MAX_BYTES = 16 * 2**30  # one array; a hostile file can claim any shape in a few bytes
 EXPANSION = 250  # bytes read of a file for each byte that it has; deflate alone can give 1032
 LEAST_BYTES = 2**27  # that can be read of any file, however small
+CHUNK_COST = 4096  # bytes that libhdf5 was seen to take for each chunk of an array while it reads
 TEXT_COST = 64  # bytes at least that a text takes while it is read
 TEXT_STEP = 2**28  # bytes that a step of reading texts takes at most
 MAX_LINKS = 16  # soft links followed one after another
@@ -194,8 +196,8 @@ class Hdf5File:
                     "expected numbers."
                 )
         count = sum(int(data.size or 0) for data in arrays)
-        if arrays:
-            self._take_bytes(arrays[0], 8 * count)
+        for data in arrays:
+            self._take_bytes(data, 8 * int(data.size or 0))
         values = np.empty(count, np.float64)
         end = 0
         for data in arrays:
@@ -250,6 +252,9 @@ class Hdf5File:
 
     def _take_bytes(self, data: h5py.Dataset, size: int) -> None:
         """Count bytes that are read, and refuse more than the file can hold."""
+        if data.shape and data.chunks:
+            sides = zip(data.shape, data.chunks, strict=True)
+            size += CHUNK_COST * math.prod(-(-side // chunk) for side, chunk in sides)
         self._check_bytes(data, size)
         self._left -= size
 
