@@ -132,16 +132,16 @@ class SpikeTrains:
         size = np.diff(cut, axis=1)
         bound = np.concatenate([[0], np.cumsum(size.sum(0))])
         begin = bound[:-1] + np.cumsum(size, axis=0) - size  # (U, slabs): first row of each piece
-        room, low = np.uint64((units - 1).bit_length()), _ordered(edges[:-1])
+        signed = bool(extent.start[0] < 0)  # else the bits are in order as they are
+        room, low = np.uint64((units - 1).bit_length()), _ordered(edges[:-1], signed)
         # The shift by 1 first: by 64 nothing would happen.
-        wide = ((_ordered(edges[1:]) - low) >> np.uint64(1)) >> (np.uint64(63) - room) != 0
+        wide = ((_ordered(edges[1:], signed) - low) >> np.uint64(1)) >> (np.uint64(63) - room) != 0
         key = np.empty(total, np.uint64)
 
         def pack(unit: int) -> None:
             """Put the spikes of a unit where they belong, slab by slab."""
             train = self.trains[unit]
-            packed = _ordered(train)
-            packed -= np.repeat(low, size[unit])
+            packed = _ordered(train, signed) - np.repeat(low, size[unit])
             packed <<= room
             packed |= np.uint64(unit)
             for slab in np.flatnonzero(size[unit]).tolist():
@@ -162,7 +162,8 @@ class SpikeTrains:
             owner[lo:hi] = part & np.uint64((1 << int(room)) - 1)
             part >>= room
             part += low[slab]
-            _restore(part)
+            if signed:
+                _restore(part)
 
         with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter's lock
             list(pool.map(pack, range(units)))
@@ -191,9 +192,14 @@ def _sort(key: np.ndarray) -> None:
         key.sort(kind="stable")
 
 
-def _ordered(time: np.ndarray) -> np.ndarray:
-    """Return integers (uint64) that are in the order of the times, one for one."""
+def _ordered(time: np.ndarray, signed: bool) -> np.ndarray:
+    """Return integers (uint64) that are in the order of the times, one for one.
+
+    Where none is negative these are the bits of the times themselves, in their memory.
+    """
     bits = time.view(np.uint64)
+    if not signed:
+        return bits
     return np.where(bits >= SIGN, ~bits, bits | SIGN)
 
 
