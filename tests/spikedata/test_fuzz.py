@@ -44,7 +44,7 @@ QUICK = [("write_nwb", seed) for seed in range(110)] + [
     ("odoherty-indy", seed) for seed in range(40)
 ]
 SLOW_PER_FILE = {"write_nwb": 1200, "odoherty-indy": 400, "odoherty-loco": 100}
-SLOW_EACH = 120  # of every other layout
+SLOW_EACH = 80  # of every other layout
 
 Case = tuple[str, int]
 
