@@ -9,6 +9,7 @@ the first run above what is there once a small file has been ingested (so: above
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> None:
     seconds, peaks = [], []
     for number in range(int(repeats)):
         store = Path(out) / str(number)
+        shutil.rmtree(Path(out) / str(number - 1), ignore_errors=True)  # its pages are used again
         seconds.append(run(dataset, pinned(asset, Path(path), digest), Path(path), store))
         peaks.append(peak_since(base))
     header = Store(store).header(dataset.recording_id(asset))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -42,6 +43,7 @@ def main() -> None:
     seconds = []
     for run in range(repeats):
         target = out / str(run)
+        shutil.rmtree(out / str(run - 1), ignore_errors=True)  # its pages are used again
         target.mkdir(parents=True)
         pipeline = kind(raw_dir=source.parent, processed_dir=target, args=Namespace(reprocess=True))
         pipeline.update_status = lambda status: None

@@ -51,6 +51,7 @@ class Hdf5File:
     def __init__(self, source: Source) -> None:
         path = Path(source.name if not isinstance(source, Path) else source)
         self.name = path.name
+        self._local = source if isinstance(source, Path) else None
         try:
             if isinstance(source, Path):
                 self.root = _open_for_reading(source)
@@ -186,6 +187,23 @@ class Hdf5File:
     def read_floats(self, data: h5py.Dataset) -> np.ndarray:
         """Return a whole array of numbers as float64, in one read and one piece of memory."""
         return self.read_floats_of([data]).reshape(data.shape or ())
+
+    def map_floats(self, data: h5py.Dataset) -> np.ndarray:
+        """Return a whole array of numbers as float64, to be changed at will.
+
+        Where the file holds just that, in one piece, it is mapped: no memory is taken but for
+        what is changed, and the file is not. Otherwise it is read.
+        """
+        place, size = data.id.get_offset(), 8 * int(data.size or 0)
+        whole = data.chunks is None and data.dtype == "<f8" and not self.root.userblock_size
+        if self._local is None or not whole or not size or place is None or place % 8:
+            return self.read_floats(data)
+        if place + size > self.size:
+            raise HarmonizeError(
+                f"{self.name}: `{data.name}` would end after the file does; it is cut or damaged: "
+                "fetch it again."
+            )
+        return np.asarray(np.memmap(self._local, "<f8", "c", place, data.shape))
 
     def read_floats_of(self, arrays: Sequence[h5py.Dataset]) -> np.ndarray:
         """Return the numbers of several arrays end to end, as float64, in one piece of memory."""

@@ -167,8 +167,8 @@ class NwbFile:
         return UnitTable(path, name, bound, columns | places, observed, observed_bound, group)
 
     def read_spikes(self, table: UnitTable) -> np.ndarray:
-        """Return all spike times (s, float64, shape (N,)), unit after unit, in one read."""
-        values = self._h5.read_floats(self._h5.dataset(f"{table.path}/spike_times"))
+        """Return all spike times (s, float64, (N,)), unit after unit, to be changed at will."""
+        values = self._h5.map_floats(self._h5.dataset(f"{table.path}/spike_times"))
         if values.size != table.spike_bound[-1]:
             raise HarmonizeError(
                 f"{self.path.name}: `{table.path}/spike_times` has the shape {values.shape}, "

@@ -64,7 +64,8 @@ class SpikeTrains:
             time.sort()
             step = np.diff(time)
         self.dropped["spikes.repeated_kept"] += int(np.count_nonzero(step == 0))
-        time += 0.0  # -0.0 becomes 0.0: one time, one pattern of bits
+        if len(time) and time[0] <= 0 <= time[-1]:
+            time += 0.0  # -0.0 becomes 0.0: one time, one pattern of bits
         return time
 
     @property

@@ -134,3 +134,13 @@ def test_what_libhdf5_says_of_a_broken_file_is_told_once(path):
         raise FetchError("the stream broke off")
     with pytest.raises(KeyError), Hdf5File(path):
         raise KeyError("a mistake of ours")
+
+
+def test_numbers_that_would_end_after_the_file_are_not_mapped(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = np.arange(100.0)
+    with Hdf5File(tmp_path / "a.h5") as h5:
+        assert h5.map_floats(h5.dataset("a")).tolist() == list(range(100))
+        h5.size = 100
+        with pytest.raises(HarmonizeError, match="end after the file does"):
+            h5.map_floats(h5.dataset("a"))

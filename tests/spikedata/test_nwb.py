@@ -424,3 +424,24 @@ def test_units_without_spike_times_are_told_so(tiny):
         pytest.raises(HarmonizeError, match="no spike times"),
     ):
         nwb.read_units()
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": True}, {"dtype": ">f8"}, {"dtype": "f4"}])
+def test_spikes_may_be_changed_and_the_file_is_not(tiny, options):
+    """An array that lies in the file in one piece is mapped, any other is read."""
+
+    def change(file):
+        values = file["units/spike_times"][()]
+        del file["units/spike_times"]
+        file.create_dataset("units/spike_times", data=values, **options)
+
+    before = damage(tiny, change).read_bytes()
+    with h5py.File(tiny) as file:
+        expected = file["units/spike_times"][()].astype(float)
+    with NwbFile(tiny) as nwb:
+        spikes = nwb.read_spikes(nwb.read_units())
+
+    assert np.array_equal(spikes, expected, equal_nan=True)  # the file is closed
+    assert (spikes.dtype, spikes.flags.writeable) == (np.float64, True)
+    spikes[:] = 0
+    assert tiny.read_bytes() == before
