@@ -180,6 +180,14 @@ class NwbFile:
         """Return the names in the group at `path`; none for an array, or where nothing is."""
         return self._h5.names(path)
 
+    def array(self, path: str) -> np.ndarray:
+        """Return one array whole, as the file has it; texts as str."""
+        return self._h5.read(self._h5.dataset(path))
+
+    def number(self, path: str, name: str) -> float | None:
+        """Return an attribute of the array at `path` as a finite float, or None."""
+        return number_of(self._h5.dataset(path).attrs.get(name))
+
     def has(self, path: str) -> bool:
         """Return whether there is something at `path`."""
         return self._h5.find(path) is not None

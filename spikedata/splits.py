@@ -12,6 +12,7 @@ from spikedata.recording import SPLITS
 
 __all__ = [
     "chronological_split",
+    "clip",
     "column_split",
     "leakage",
     "shuffled_rows",
@@ -80,7 +81,7 @@ def chronological_split(
             done = round(done + share, 12)  # 0.7 + 0.1 is to be the same cut as 0.8
             last = done == 1 and block == blocks - 1
             end = np.inf if last else _time_at(covered, (block + done) / blocks * covered.duration)
-            parts[name] = parts[name].union(_clip(covered, begin, end))
+            parts[name] = parts[name].union(clip(covered, begin, end))
             begin = end + gap
     return split_table(parts)
 
@@ -168,8 +169,8 @@ def _time_at(covered: IntervalSet, amount: float) -> float:
     return float(covered.start[row] + (amount - passed[row]))
 
 
-def _clip(covered: IntervalSet, begin: float, end: float) -> IntervalSet:
-    """Return the covered time in ``[begin, end)``; the bounds may be infinite."""
+def clip(covered: IntervalSet, begin: float, end: float) -> IntervalSet:
+    """Return the rows as far as they lie in ``[begin, end)``; the bounds may be infinite."""
     start, stop = np.maximum(covered.start, begin), np.minimum(covered.end, end)
     kept = start < stop
     return IntervalSet(start[kept], stop[kept])

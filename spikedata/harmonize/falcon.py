@@ -39,7 +39,6 @@ import numpy as np
 from spikedata.draft import Draft
 from spikedata.errors import HarmonizeError
 from spikedata.files import Source
-from spikedata.hdf5 import Hdf5File, number_of
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import Asset, Dataset
 from spikedata.nwb import NwbFile, TableData
@@ -87,7 +86,7 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
         draft.describe(nwb)
         found = {entry.path for entry in nwb.listing()}
         late = BIN if _stamp(nwb, found) == "start" else 0.0
-        first = _first_time(source, found)
+        first = _first_time(nwb, found)
         draft.about["sample_time"] = "end of its bin of 20 ms" + (
             ", 20 ms after the time in the file" if late else ", as in the file"
         )
@@ -97,7 +96,7 @@ def harmonize(source: Source, dataset: Dataset, asset: Asset) -> Recording:
                 draft.series[one.name] = binned
             else:
                 draft.take_series(nwb, one)  # made of others, or optional and not there
-        _take_tables(nwb, source, draft, found)
+        _take_tables(nwb, draft, found)
         _take_tables_of_bins(nwb, draft, late, first)
         draft.take_units(nwb)
     _take_domain(draft)
@@ -116,15 +115,11 @@ def _stamp(nwb: NwbFile, found: set[str]) -> str:
     )
 
 
-def _first_time(source: Source, found: set[str]) -> float | None:
+def _first_time(nwb: NwbFile, found: set[str]) -> float | None:
     """Return when the bins of H1 begin (s) if its kinematics say so as their ``offset``."""
     if POSITION not in found:
         return None
-    file = Hdf5File(source)
-    try:
-        return number_of(file.dataset(f"{POSITION}/data").attrs.get("offset", 0.0)) or None
-    finally:
-        file.close()
+    return nwb.number(f"{POSITION}/data", "offset") or None
 
 
 def _binned(
@@ -159,28 +154,24 @@ def _binned(
 # ------------------------------------------------------------------ tables
 
 
-def _take_tables(nwb: NwbFile, source: Source, draft: Draft, found: set[str]) -> None:
+def _take_tables(nwb: NwbFile, draft: Draft, found: set[str]) -> None:
     """Take the tables of the file, the tags of epochs too."""
     wanted = {one.name: one.source for one in draft.options.intervals}
     wanted = wanted or {name: path for name, path in TABLES.items() if path in found}
     for name, path in wanted.items():
-        draft.take_table(name, _with_tags(source, nwb.read_table(path)))
+        draft.take_table(name, _with_tags(nwb, nwb.read_table(path)))
 
 
-def _with_tags(source: Source, table: TableData) -> TableData:
+def _with_tags(nwb: NwbFile, table: TableData) -> TableData:
     """Return the table with the ragged column "tags", if it has one, as texts joined by "; "."""
     if "tags" not in table.skipped:
         return table
-    file = Hdf5File(source)
-    try:
-        tags = file.read(file.dataset(f"{table.path}/tags")).astype(str)
-        ends = file.read(file.dataset(f"{table.path}/tags_index")).astype(np.int64)
-    finally:
-        file.close()
+    tags = nwb.array(f"{table.path}/tags").astype(str)
+    ends = nwb.array(f"{table.path}/tags_index").astype(np.int64)
     texts = ["; ".join(part) for part in np.split(tags, ends)[: len(ends)]]
     if len(texts) != len(table.start) or (len(ends) and ends[-1] != len(tags)):
         raise HarmonizeError(
-            f"{file.name}: `{table.path}` has {len(table.start)} rows, but its tags are "
+            f"{nwb.path.name}: `{table.path}` has {len(table.start)} rows, but its tags are "
             f"{len(tags)} for {len(texts)} rows; the file is cut or damaged: fetch it again."
         )
     skipped = tuple(name for name in table.skipped if name != "tags")

@@ -23,7 +23,7 @@ from spikedata.masks import dilated, eroded, length_of, masked_segments
 from spikedata.nwb import NwbFile, TableData
 from spikedata.options import SeriesOptions
 from spikedata.recording import Recording, Series
-from spikedata.splits import split_table
+from spikedata.splits import clip, split_table
 
 __all__ = [
     "center_out_trials",
@@ -284,7 +284,7 @@ def paper_split(valid: IntervalSet, cursor: IntervalSet) -> IntervalSet | None:
         return None
     parts = {"valid": valid.where(np.sort(rest[held])), "test": valid.where(np.sort(test))}
     near = parts["valid"].union(parts["test"]).dilate(GUARD)
-    inside = {name: _clipped(one, cursor) for name, one in parts.items()}
+    inside = {name: clip(one, cursor.start[0], cursor.end[0]) for name, one in parts.items()}
     return split_table({"train": cursor.difference(near), **inside})
 
 
@@ -325,13 +325,6 @@ def _extent(draft: Draft) -> IntervalSet:
             "expected a cursor that was followed all the time: leave the asset out."
         )
     return IntervalSet.single(*position.times()[[0, -1]].tolist())
-
-
-def _clipped(rows: IntervalSet, within: IntervalSet) -> IntervalSet:
-    """Return the rows as far as they lie within a set of one interval."""
-    start = np.maximum(rows.start, within.start[0])
-    end = np.minimum(rows.end, within.end[0])
-    return IntervalSet(start[start < end], end[start < end])
 
 
 def _column(table: TableData | IntervalSet, name: str) -> np.ndarray:
