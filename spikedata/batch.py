@@ -1,13 +1,15 @@
-"""What a sampler yields: a batch of windows, joined end to end, and one window to look at."""
+"""What a sampler yields: a batch of windows, joined end to end or padded, and one to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-__all__ = ["Batch", "TargetBatch", "Window"]
+from spikedata.ragged import join_offsets, mask_of, pad, unpad
+
+__all__ = ["Batch", "IntervalBatch", "PaddedBatch", "PaddedTarget", "TargetBatch", "Window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class TargetBatch:
         Sample times in seconds from the start of their window.
     values : ndarray, shape (M, C), float32
         The samples, in the unit of the series.
+    weight : ndarray, shape (M,), float32
+        What each sample counts in a loss; 1 where the sampler was given no weights.
     offsets : ndarray, shape (B + 1,), int64
         Window ``i`` owns the rows ``offsets[i]:offsets[i + 1]``; none if its recording lacks
         the series.
@@ -27,6 +31,30 @@ class TargetBatch:
 
     time: np.ndarray
     values: np.ndarray
+    weight: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalBatch:
+    """The rows of one interval table that share time with the windows of a batch.
+
+    Parameters
+    ----------
+    start, end : ndarray, shape (K,), float64
+        Seconds from the start of the window; a row may begin before it and end behind it.
+    row : ndarray, shape (K,), int64
+        Row in the recording's table, where all its columns are.
+    columns : mapping of str to ndarray, shape (K, ...)
+        The columns that all recordings of the sampler have in the table.
+    offsets : ndarray, shape (B + 1,), int64
+        Window ``i`` owns the rows ``offsets[i]:offsets[i + 1]``.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    row: np.ndarray
+    columns: Mapping[str, np.ndarray]
     offsets: np.ndarray
 
 
@@ -44,8 +72,12 @@ class Window:
         Seconds from `start`.
     spike_unit : ndarray, shape (N,), int32
         Row of each spike's unit in the recording's unit table.
+    units : ndarray, shape (P,), int32
+        Rows of the units that are present, silent ones included.
     targets : mapping of str to (ndarray, ndarray)
         For each target its times (M,) in seconds from `start`, and its values (M, C).
+    intervals : mapping of str to ndarray, shape (K,), int64
+        For each interval table its rows that share time with the window.
     """
 
     recording_id: str
@@ -53,7 +85,9 @@ class Window:
     end: float
     spike_time: np.ndarray
     spike_unit: np.ndarray
+    units: np.ndarray
     targets: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    intervals: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +100,44 @@ class Batch:
     ----------
     recording_ids : tuple of str, length R
         The recordings of the sampler.
-    unit_offsets : ndarray, shape (R + 1,), int64
-        Recording ``r`` owns the global units ``unit_offsets[r]:unit_offsets[r + 1]``.
     recording : ndarray, shape (B,), int64
         Index in `recording_ids` of each window.
     start, end : ndarray, shape (B,), float64
         Windows in seconds on their recording's clock.
+    length : ndarray, shape (B,), float64
+        Seconds that each window lasts on its own clock, on which all times below are given;
+        ``end - start`` unless an augmentation stretches time.
     spike_time : ndarray, shape (N,), float32
         Seconds from the start of the window, subtracted in float64.
     spike_unit : ndarray, shape (N,), int32
         Global unit index: row in `Sampler.unit_ids`.
     spike_offsets : ndarray, shape (B + 1,), int64
         Window ``i`` owns the spikes ``spike_offsets[i]:spike_offsets[i + 1]``.
+    unit : ndarray, shape (P,), int32
+        Global indices of the units that each window has, silent ones included, ascending.
+    unit_offsets : ndarray, shape (B + 1,), int64
+        Window ``i`` has the units ``unit[unit_offsets[i]:unit_offsets[i + 1]]``.
+    first_unit : ndarray, shape (B,), int64
+        Global index of the first unit of each window's recording.
     targets : mapping of str to TargetBatch
         What is to be predicted.
+    intervals : mapping of str to IntervalBatch
+        Rows of the interval tables that were asked for.
     """
 
     recording_ids: tuple[str, ...]
-    unit_offsets: np.ndarray
     recording: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    length: np.ndarray
     spike_time: np.ndarray
     spike_unit: np.ndarray
     spike_offsets: np.ndarray
-    targets: Mapping[str, TargetBatch]
+    unit: np.ndarray
+    unit_offsets: np.ndarray
+    first_unit: np.ndarray
+    targets: Mapping[str, TargetBatch] = field(default_factory=dict)
+    intervals: Mapping[str, IntervalBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.recording)
@@ -102,19 +149,102 @@ class Batch:
         if not -len(self) <= row < len(self):
             raise IndexError(f"Window {row} of a batch of {len(self)}.")
         row %= len(self)
-        spikes = slice(self.spike_offsets[row], self.spike_offsets[row + 1])
-        recording = int(self.recording[row])
+
+        def mine(offsets: np.ndarray) -> slice:
+            return slice(offsets[row], offsets[row + 1])
+
+        first = np.int32(self.first_unit[row])
         return Window(
-            recording_id=self.recording_ids[recording],
+            recording_id=self.recording_ids[int(self.recording[row])],
             start=float(self.start[row]),
             end=float(self.end[row]),
-            spike_time=self.spike_time[spikes],
-            spike_unit=self.spike_unit[spikes] - np.int32(self.unit_offsets[recording]),
+            spike_time=self.spike_time[mine(self.spike_offsets)],
+            spike_unit=self.spike_unit[mine(self.spike_offsets)] - first,
+            units=self.unit[mine(self.unit_offsets)] - first,
             targets={
-                name: (
-                    one.time[slice(*one.offsets[row : row + 2])],
-                    one.values[slice(*one.offsets[row : row + 2])],
-                )
+                name: (one.time[mine(one.offsets)], one.values[mine(one.offsets)])
                 for name, one in self.targets.items()
             },
+            intervals={name: one.row[mine(one.offsets)] for name, one in self.intervals.items()},
+        )
+
+    def padded(self, multiple: int = 1) -> PaddedBatch:
+        """Return the spikes and targets as rectangles, one row a window.
+
+        Parameters
+        ----------
+        multiple : int
+            The number of spikes a row is rounded up to a multiple of this.
+        """
+        mask = mask_of(self.spike_offsets, multiple)
+        targets = {}
+        for name, one in self.targets.items():
+            taken = mask_of(one.offsets)
+            targets[name] = PaddedTarget(
+                pad(one.time, taken), pad(one.values, taken), pad(one.weight, taken), taken
+            )
+        return PaddedBatch(
+            self, pad(self.spike_time, mask), pad(self.spike_unit, mask), mask, targets
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTarget:
+    """One target series of a batch in rectangles of B windows and M samples, zeros as padding.
+
+    Parameters
+    ----------
+    time : ndarray, shape (B, M), float32
+    values : ndarray, shape (B, M, C), float32
+    weight : ndarray, shape (B, M), float32
+        As in `TargetBatch`; padding weighs 0.
+    mask : ndarray, shape (B, M), bool
+        Where there is a sample.
+    """
+
+    time: np.ndarray
+    values: np.ndarray
+    weight: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """The spikes and targets of a batch in rectangles of B windows and N spikes.
+
+    Parameters
+    ----------
+    batch : Batch
+        What it was made from, with everything that is not padded.
+    spike_time : ndarray, shape (B, N), float32
+    spike_unit : ndarray, shape (B, N), int32
+        As in `Batch`, zeros as padding.
+    mask : ndarray, shape (B, N), bool
+        Where there is a spike.
+    targets : mapping of str to PaddedTarget
+    """
+
+    batch: Batch
+    spike_time: np.ndarray
+    spike_unit: np.ndarray
+    mask: np.ndarray
+    targets: Mapping[str, PaddedTarget]
+
+    def ragged(self) -> Batch:
+        """Return the batch with the spikes and targets of the rectangles, joined end to end."""
+        targets = {
+            name: TargetBatch(
+                time=unpad(one.time, one.mask),
+                values=unpad(one.values, one.mask),
+                weight=unpad(one.weight, one.mask),
+                offsets=join_offsets(one.mask.sum(axis=1)),
+            )
+            for name, one in self.targets.items()
+        }
+        return replace(
+            self.batch,
+            spike_time=unpad(self.spike_time, self.mask),
+            spike_unit=unpad(self.spike_unit, self.mask),
+            spike_offsets=join_offsets(self.mask.sum(axis=1)),
+            targets=targets,
         )

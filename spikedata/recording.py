@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,6 +134,8 @@ class Recording:
         Subject, session, task, species, licence and citation, as far as they are known.
     dropped : mapping of str to int
         How many items each named rule dropped or changed on the way from the source file.
+    fingerprint : str
+        SHA-256 over the hashes of the files that it was opened from; "" for one in memory.
     """
 
     recording_id: str
@@ -147,6 +149,7 @@ class Recording:
     targets: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
 
     @property
     def unit_ids(self) -> np.ndarray:
@@ -173,25 +176,23 @@ class Recording:
         IntervalError
             If the recording has no such scheme or split.
         """
-        return select_split(self.recording_id, self.splits, name, scheme)
+        table = self.splits[select_split(self.recording_id, self.splits, name, scheme)]
+        rows = table.where(np.asarray(table.columns["split"]) == name)
+        return IntervalSet(rows.start, rows.end)
 
 
-def select_split(
-    where: str, splits: Mapping[str, IntervalSet], name: str, scheme: str | None
-) -> IntervalSet:
-    """Return one split of one scheme, or say which there are."""
+def select_split(where: str, schemes: Collection[str], name: str, scheme: str | None) -> str:
+    """Return the scheme that is meant, or say which splits and schemes there are."""
     if name not in SPLITS:
         raise IntervalError(f"{where}: no split is called '{name}'; {did_you_mean(name, SPLITS)}")
-    if not splits:
+    if not schemes:
         raise IntervalError(
             f"{where}: the recording has no splits; add [datasets.harmonize.splits] to its "
             "manifest and ingest it again."
         )
-    chosen = next(iter(splits)) if scheme is None else scheme
-    if chosen not in splits:
+    chosen = next(iter(schemes)) if scheme is None else scheme
+    if chosen not in schemes:
         raise IntervalError(
-            f"{where}: no split scheme is called '{chosen}'; {did_you_mean(chosen, splits)}"
+            f"{where}: no split scheme is called '{chosen}'; {did_you_mean(chosen, schemes)}"
         )
-    table = splits[chosen]
-    rows = table.where(np.asarray(table.columns["split"]) == name)
-    return IntervalSet(rows.start, rows.end)
+    return chosen

@@ -11,6 +11,7 @@ import numpy as np
 from spikedata.batch import Batch, TargetBatch
 from spikedata.errors import IntervalError, SamplingError, did_you_mean
 from spikedata.intervals import IntervalSet, window_bounds
+from spikedata.ragged import join_offsets, take_rows
 from spikedata.recording import Recording
 
 __all__ = ["Sampler"]
@@ -324,15 +325,19 @@ class Sampler:
                 one.spike_time[source], start[row], out=spike_time[here], casting="same_kind"
             )
             np.add(one.spike_unit[source], np.int32(self.unit_offsets[index]), out=spike_unit[here])
+        n_units = np.diff(self.unit_offsets)[recording]
         return Batch(
             recording_ids=self.recording_ids,
-            unit_offsets=self.unit_offsets.copy(),
             recording=recording.copy(),
             start=start.copy(),
             end=end.copy(),
+            length=end - start,
             spike_time=spike_time,
             spike_unit=spike_unit,
             spike_offsets=offsets,
+            unit=take_rows(self.unit_offsets[recording], n_units).astype(np.int32),
+            unit_offsets=join_offsets(n_units),
+            first_unit=self.unit_offsets[recording],
             targets={
                 name: self._gather_target(name, opened, recording, start, end)
                 for name in self.targets
@@ -359,6 +364,7 @@ class Sampler:
         return TargetBatch(
             time=np.concatenate([np.empty(0, np.float32), *times]),
             values=np.concatenate([none, *values]),
+            weight=np.ones(sum(counts), np.float32),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         )
 

@@ -93,8 +93,7 @@ def tokenize(
             f"{context:.6g} s: take shorter windows, or train with a longer model.context."
         )
     rows = vocabulary.unit_rows(unit_ids)
-    n_units = np.diff(batch.unit_offsets)[batch.recording]
-    unit, kind, time, offsets = _join_delimiters(batch, length, n_units)
+    unit, kind, time, offsets = _join_delimiters(batch, length)
     window = np.repeat(np.arange(len(batch)), np.diff(offsets))
     if silenced is not None:
         kept = ~silenced[window, unit]
@@ -125,13 +124,13 @@ def _pad(
 
 
 def _join_delimiters(
-    batch: Batch, length: np.ndarray, n_units: np.ndarray
+    batch: Batch, length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return global unit, type and time of all tokens, window after window, and their offsets."""
     units, kinds, times = [], [], []
-    for row, recording in enumerate(batch.recording.tolist()):
+    for row in range(len(batch)):
         spikes = slice(batch.spike_offsets[row], batch.spike_offsets[row + 1])
-        own = np.arange(*batch.unit_offsets[recording : recording + 2])
+        own = batch.unit[batch.unit_offsets[row] : batch.unit_offsets[row + 1]]
         units += [own, own, batch.spike_unit[spikes]]
         times += [
             np.zeros(len(own), np.float32),
@@ -143,7 +142,7 @@ def _join_delimiters(
             np.full(len(own), END),
             np.full(spikes.stop - spikes.start, SPIKE),
         ]
-    counts = 2 * n_units + np.diff(batch.spike_offsets)
+    counts = 2 * np.diff(batch.unit_offsets) + np.diff(batch.spike_offsets)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return np.concatenate(units), np.concatenate(kinds), np.concatenate(times), offsets
 

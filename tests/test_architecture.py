@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: dict[str, list[set[str]]] = {
     "spikedata": [
-        {"errors", "files", "intervals", "progress", "version"},
-        {"batch", "recording", "tables"},
+        {"errors", "files", "intervals", "progress", "ragged", "version"},
+        {"batch", "outline", "recording", "tables"},
         {"checks", "counts", "hdf5", "layout", "manifest", "masks", "matlab", "nwb", "options",
          "sampler", "selection", "shards", "spikes", "splits", "store"},
         {"connections", "digests", "draft", "executors", "folder", "harmonize", "harmonize.generic",
@@ -56,6 +56,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
     "spikedata": {
         ("intervals", "errors"),
         ("checks", "splits"),
+        ("outline", "recording"),
         ("nwb", "hdf5"),
         ("matlab", "hdf5"),
         ("store", "layout"),
@@ -121,6 +122,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.__init__": set(),
     "spikedata.archives": set(),
     "spikedata.batch": {"numpy"},
+    "spikedata.outline": {"numpy"},
+    "spikedata.ragged": {"numpy"},
     "spikedata.bring": set(),
     "spikedata.cache": {"pydantic"},
     "spikedata.checks": {"numpy"},

@@ -329,10 +329,11 @@ def test_a_window_is_a_view_of_its_rows_of_the_batch(sampler):
 def test_the_arrays_of_a_batch_have_the_documented_types():
     batch = Sampler([build_recording()], batch_size=4).batch(0, 0)
     target = batch.targets["position"]
-    types = {name: getattr(batch, name).dtype for name in batch.__slots__[1:-1]}
+    types = {name: getattr(batch, name).dtype for name in batch.__slots__[1:-2]}
 
     assert types == {
-        "unit_offsets": np.int64, "recording": np.int64, "start": np.float64, "end": np.float64,
+        "length": np.float64, "unit": np.int32, "unit_offsets": np.int64, "first_unit": np.int64,
+        "recording": np.int64, "start": np.float64, "end": np.float64,
         "spike_time": np.float32, "spike_unit": np.int32, "spike_offsets": np.int64,
     }  # fmt: skip
     assert (target.time.dtype, target.values.dtype, target.offsets.dtype) == (
@@ -361,7 +362,7 @@ def test_changing_a_batch_changes_neither_the_recording_nor_a_later_batch():
     recording = build_recording()
     sampler, untouched = (Sampler([recording], batch_size=4) for _ in range(2))
     batch = sampler.batch(0, 0)
-    for name in batch.__slots__[1:-1]:
+    for name in batch.__slots__[1:-2]:
         getattr(batch, name)[...] = 1
     for target in batch.targets.values():
         for name in target.__slots__:

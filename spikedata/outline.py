@@ -1,0 +1,69 @@
+"""What a sampler must know of a recording before it opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikedata.recording import Recording, select_split
+
+__all__ = ["Outline", "outline_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Counts, targets and split intervals of one recording; none of its data.
+
+    Parameters
+    ----------
+    recording_id : str
+        The recording.
+    fingerprint : str
+        SHA-256 over the hashes of its files, as in `Recording.fingerprint`; "" in memory.
+    n_units : int
+        Number of units.
+    targets : tuple of str
+        Series that the recording names as its targets.
+    channels : mapping of str to int
+        Width of each series.
+    splits : mapping of str to (ndarray, ndarray, ndarray)
+        For each scheme, the recording's first one first: start and end (float64, s) and the
+        name of the split (str) of its intervals, each of shape (K,), sorted by start.
+    """
+
+    recording_id: str
+    fingerprint: str
+    n_units: int
+    targets: tuple[str, ...]
+    channels: Mapping[str, int]
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def split(self, name: str, scheme: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return start and end of the intervals of one split, as `Recording.split` does.
+
+        Raises
+        ------
+        IntervalError
+            If the recording has no such scheme or split.
+        """
+        chosen = select_split(self.recording_id, self.splits, name, scheme)
+        start, end, split = self.splits[chosen]
+        mine = split == name
+        return start[mine], end[mine]
+
+
+def outline_of(recording: Recording) -> Outline:
+    """Return the outline of an opened recording."""
+    return Outline(
+        recording_id=recording.recording_id,
+        fingerprint=recording.fingerprint,
+        n_units=recording.n_units,
+        targets=recording.targets,
+        channels={name: one.values.shape[1] for name, one in recording.series.items()},
+        splits={
+            scheme: (rows.start, rows.end, np.asarray(rows.columns["split"], np.str_))
+            for scheme, rows in recording.splits.items()
+        },
+    )
