@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ from spikedata.layout import (
 )
 from spikedata.recording import Recording
 
-__all__ = ["Store"]
+__all__ = ["Store", "parse_header"]
 
 STALE_AFTER = 24 * 3600.0  # s after which another writer's unfinished directory is swept away
 Result = TypeVar("Result")
@@ -168,15 +168,9 @@ class Store(Mapping[str, Recording]):
         StoreError
             If a name cannot be a file name, or the disk refuses.
         """
-        final = self._folder(recording.recording_id)
-        beside = final.with_name(f".writing-{final.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(final.parent)
-            beside.mkdir()
-            write_files(recording, provenance, beside)
-            _put_in_place(beside, final)
-            sync_folder(final.parent)
+            with self.receive(recording.recording_id) as folder:
+                write_files(recording, provenance, folder)
         except StoreError:
             raise
         except ValidationError as error:
@@ -185,9 +179,33 @@ class Store(Mapping[str, Recording]):
             raise StoreError(
                 f"{recording.recording_id}: cannot be written to {self.path}: {error}."
             ) from error
+
+    @contextmanager
+    def receive(self, recording_id: str) -> Iterator[Path]:
+        """Yield a hidden folder for the files of a recording; at the end it takes its place.
+
+        Whoever fills it syncs the files and writes ``recording.json`` last. An error within leaves
+        the recording that was there, if any, as it was.
+
+        Raises
+        ------
+        RecordingNotFoundError
+            If `recording_id` cannot be the id of a recording.
+        OSError
+            If the disk refuses.
+        """
+        final = self._folder(recording_id)
+        beside = final.with_name(f".writing-{final.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(final.parent)
+            beside.mkdir()
+            yield beside
+            _put_in_place(beside, final)
+            sync_folder(final.parent)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-            self._open.pop(recording.recording_id, None)
+            self._open.pop(recording_id, None)
 
     def _folder(self, recording_id: str) -> Path:
         if not (isinstance(recording_id, str) and re.fullmatch(f"{NAME}/{NAME}", recording_id)):
@@ -220,32 +238,12 @@ class Store(Mapping[str, Recording]):
                 + did_you_mean(recording_id, self)
             )
         try:
-            content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = (folder / HEADER).read_bytes()
+        except OSError as error:
             raise IntegrityError(
                 f"{folder / HEADER} cannot be read: {error}. Ingest it again."
             ) from None
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int | float) and version > FORMAT_VERSION:
-            raise FormatVersionError(
-                f"{recording_id}: store format {version} is newer than this spikedata reads "
-                f"({FORMAT_VERSION}): upgrade spikedata."
-            )
-        try:
-            header = RecordingHeader.model_validate(content)
-        except ValidationError as error:
-            raise IntegrityError(
-                f"{folder / HEADER}: {_first_problem(error)}. Ingest it again."
-            ) from None
-        if header.recording_id != recording_id:
-            raise IntegrityError(
-                f"{folder} holds '{header.recording_id}': it was moved or renamed."
-            )
-        for name in header.tables:
-            if name not in header.files:
-                raise IntegrityError(
-                    f"{recording_id}: {name} has no size and hash in {HEADER}. Ingest it again."
-                )
+        header = parse_header(content, recording_id, str(folder))
         for name, entry in header.files.items():
             found = (folder / name).stat().st_size if (folder / name).is_file() else None
             if found != entry.size:
@@ -255,6 +253,53 @@ class Store(Mapping[str, Recording]):
                     "Ingest it again."
                 )
         return header
+
+
+def parse_header(
+    content: bytes, recording_id: str, where: str, again: str = "Ingest it again."
+) -> RecordingHeader:
+    """Return what the bytes of a ``recording.json`` say.
+
+    Parameters
+    ----------
+    content : bytes
+        The file, wherever it was read.
+    recording_id : str
+        The recording that it must be of.
+    where : str
+        The folder that it was found in, for messages.
+    again : str
+        What to do about a damaged one, for messages.
+
+    Raises
+    ------
+    FormatVersionError
+        If it was written by a newer spikedata.
+    IntegrityError
+        If it is damaged or belongs elsewhere.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}/{HEADER} cannot be read: {error}. {again}") from None
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if isinstance(version, int | float) and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{recording_id}: store format {version} is newer than this spikedata reads "
+            f"({FORMAT_VERSION}): upgrade spikedata."
+        )
+    try:
+        header = RecordingHeader.model_validate(found)
+    except ValidationError as error:
+        raise IntegrityError(f"{where}/{HEADER}: {_first_problem(error)}. {again}") from None
+    if header.recording_id != recording_id:
+        raise IntegrityError(f"{where} holds '{header.recording_id}': it was moved or renamed.")
+    for name in header.tables:
+        if name not in header.files:
+            raise IntegrityError(
+                f"{recording_id}: {name} has no size and hash in {HEADER}. {again}"
+            )
+    return header
 
 
 def _sweep(folder: Path) -> None:
