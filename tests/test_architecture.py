@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: dict[str, list[set[str]]] = {
     "spikedata": [
-        {"errors", "files", "intervals", "progress", "ragged", "version"},
+        {"bounds", "errors", "files", "intervals", "progress", "ragged", "version"},
         {"batch", "outline", "recording", "tables"},
-        {"checks", "counts", "hdf5", "layout", "manifest", "masks", "matlab", "nwb", "options",
-         "sampler", "selection", "shards", "spikes", "splits", "store"},
+        {"augment", "augment_units", "checks", "counts", "hdf5", "layout", "manifest", "masks",
+         "matlab", "nwb", "options", "sampler", "selection", "shards", "spikes", "splits", "store"},
         {"connections", "digests", "draft", "executors", "folder", "harmonize", "harmonize.generic",
          "origins", "harmonize.churchland_shenoy", "harmonize.falcon", "harmonize.nlb",
          "harmonize.odoherty_sabes", "harmonize.perich_miller", "part", "series", "testing",
@@ -54,7 +54,10 @@ LAYERS: dict[str, list[set[str]]] = {
 
 EDGES: dict[str, set[tuple[str, str]]] = {
     "spikedata": {
+        ("intervals", "bounds"),
         ("intervals", "errors"),
+        ("augment", "augment_units"),
+        ("bounds", "ragged"),
         ("checks", "splits"),
         ("outline", "recording"),
         ("nwb", "hdf5"),
@@ -121,9 +124,12 @@ EDGES: dict[str, set[tuple[str, str]]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.__init__": set(),
     "spikedata.archives": set(),
+    "spikedata.augment": {"numpy"},
+    "spikedata.augment_units": {"numpy"},
     "spikedata.batch": {"numpy"},
     "spikedata.outline": {"numpy"},
     "spikedata.ragged": {"numpy"},
+    "spikedata.bounds": {"numpy"},
     "spikedata.bring": set(),
     "spikedata.cache": {"pydantic"},
     "spikedata.checks": {"numpy"},
