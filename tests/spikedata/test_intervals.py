@@ -200,6 +200,24 @@ def test_sets_with_other_columns_or_values_differ():
     assert plain != "interval"
 
 
+def test_a_column_with_missing_values_equals_itself():
+    rows = IntervalSet.single(0, 1)
+    lacks = {"number": np.array([np.nan]), "when": np.array(["NaT"], "M8[s]")}
+
+    assert rows.with_columns(lacks) == rows.with_columns(pickle.loads(pickle.dumps(lacks)))
+    assert rows.with_columns({"x": np.array([np.nan])}) != rows.with_columns({"x": np.array([0.0])})
+    assert rows.with_columns({"x": np.array([np.nan])}) != rows.with_columns({"x": np.array(["a"])})
+
+
+def test_columns_are_added_and_replaced_and_may_be_lists():
+    rows = IntervalSet(np.arange(2.0), np.arange(2.0) + 1, {"side": ["l", "r"]})
+
+    more = rows.with_columns({"side": ["r", "r"], "n": np.arange(2)})
+
+    assert rows.columns["side"].tolist() == ["l", "r"]
+    assert more.where(more.columns["n"] == 1).columns["side"].tolist() == ["r"]
+
+
 def test_the_repr_shows_the_duration_the_first_rows_and_the_columns():
     five = IntervalSet(np.arange(5.0), np.arange(5.0) + 0.5, {"n": np.arange(5)})
 
@@ -218,7 +236,10 @@ def test_the_repr_shows_the_duration_the_first_rows_and_the_columns():
         ([0, np.nan], [1, 2], {}, "both bounds must be finite"),
         ([0], [np.inf], {}, "both bounds must be finite"),
         ([1, 0], [2, 3], {}, r"Interval 1 starts at 0.0 s, before the one above.*sorted\(\)"),
+        ([0, 1, 0, np.nan], [2, 3, 2, 4], {}, r"Interval 3 is \[nan, 4.0\)"),
+        ([-np.inf, 0], [2, 3], {}, "both bounds must be finite"),
         ([0], [1], {"x": np.arange(2)}, "Column 'x' has 2 values for 1 intervals"),
+        ([0], [1], {"x": np.array(2)}, "Column 'x' has no values for 1 intervals"),
     ],
 )
 def test_a_malformed_set_is_refused_with_the_row(start, end, columns, message):
@@ -274,3 +295,248 @@ def test_rows_that_touch_stay_apart_when_they_are_cut():
 
     assert list(rows.cut(IntervalSet.single(1.5, 1.6))) == [(0, 1), (1, 1.5), (1.6, 2)]
     assert list(rows.cut(IntervalSet.empty())) == [(0, 1), (1, 2)]
+
+
+# ------------------------------------------------------------------ laws, on exact arithmetic
+
+
+@st.composite
+def eighths(draw: st.DrawFn) -> IntervalSet:
+    """Rows on a grid of 1/8 s, on which float64 adds and halves without rounding."""
+    rows = draw(interval_sets())
+    return IntervalSet(np.round(rows.start * 1000) / 8, np.round(rows.end * 1000) / 8)
+
+
+WHOLE = (-100.0, 100.0)  # far beyond every row of `eighths`
+
+
+@given(eighths(), eighths(), eighths())
+def test_the_laws_of_sets_hold(a, b, c):
+    assert a | a == a & a == a.coalesce()
+    assert a - a == IntervalSet.empty()
+    assert (a | b) | c == a | (b | c)
+    assert (a & b) & c == a & (b & c)
+    assert a & (b | c) == (a & b) | (a & c)
+    assert a - b == a & b.complement(WHOLE)
+    assert (a | b).complement(WHOLE) == a.complement(WHOLE) & b.complement(WHOLE)
+    assert (a & b).complement(WHOLE) == a.complement(WHOLE) | b.complement(WHOLE)
+    assert a.complement(WHOLE).complement(WHOLE) == a.coalesce()
+    assert a.complement(b) == b - a
+    assert (a | b).duration + (a & b).duration == a.duration + b.duration
+
+
+@given(eighths(), st.integers(0, 24))
+def test_shrinking_undoes_dilating_but_for_the_gaps_that_it_closed(a, eighth):
+    by = eighth / 16
+    opened, closed = a.coalesce().dilate(-by).dilate(by), a.dilate(by).dilate(-by)
+
+    assert closed == a.coalesce(2 * by)
+    assert len(opened - a) == len(a - closed) == 0
+    assert a.dilate(by) == a.complement(WHOLE).dilate(-by).complement(WHOLE) & a.dilate(by)
+    assert len(a.complement(WHOLE).dilate(-by) & a.dilate(by)) == 0
+
+
+@given(eighths(), st.integers(-80, 80))
+def test_shifting_moves_every_bound_and_keeps_the_columns(rows, eighth):
+    rows = rows.with_columns({"row": np.arange(len(rows))})
+
+    moved = rows.shift(eighth / 8)
+
+    assert [(a - eighth / 8, b - eighth / 8) for a, b in moved] == list(rows)
+    assert moved.shift(-eighth / 8) == rows
+
+
+# ------------------------------------------------------------------ any float, at every bound
+
+FLOATS = st.floats(-1e9, 1e9) | st.sampled_from([0.0, -0.0, 5e-324, 0.1, 0.3, 1.0, 2.0, 1e9])
+
+
+@st.composite
+def any_sets(draw: st.DrawFn) -> IntervalSet:
+    """Rows at any bounds, some of them shared or one float apart."""
+    pool = draw(st.lists(FLOATS, min_size=2, max_size=6))
+    pool += [float(np.nextafter(bound, np.inf)) for bound in pool[:2]]
+    rows = draw(st.lists(st.tuples(st.sampled_from(pool), st.sampled_from(pool)), max_size=8))
+    table = np.array([row for row in rows if row[0] < row[1]], float).reshape(-1, 2)
+    return IntervalSet.sorted(table[:, 0], table[:, 1])
+
+
+def moments_of(*sets: IntervalSet) -> np.ndarray:
+    """Return all bounds, the floats beside them and the middles between them, not sorted."""
+    bounds = np.unique(np.concatenate([[0.0], *(one.start for one in sets),
+                                       *(one.end for one in sets)]))  # fmt: skip
+    return np.concatenate([
+        np.nextafter(bounds, np.inf), bounds, np.nextafter(bounds, -np.inf),
+        bounds[:-1] + np.diff(bounds) / 2,
+    ])  # fmt: skip
+
+
+def is_in(time: np.ndarray, intervals: IntervalSet) -> np.ndarray:
+    """Return, row by row, whether each time is in a half-open interval."""
+    return np.array([any(a <= t < b for a, b in intervals) for t in time.tolist()], bool)
+
+
+@given(any_sets(), any_sets())
+def test_the_algebra_is_exact_at_every_bound_of_any_floats(one, other):
+    time = moments_of(one, other)
+    here, there = is_in(time, one), is_in(time, other)
+    for expected, actual in (
+        (here | there, one | other),
+        (here & there, one & other),
+        (here & ~there, one - other),
+        (there & ~here, one.complement(other)),
+        (here, one.coalesce()),
+        (here, one.dilate(0.0)),
+    ):
+        assert_disjoint(actual)
+        np.testing.assert_array_equal(is_in(time, actual), expected)
+        for order in (time, np.sort(time)):
+            np.testing.assert_array_equal(actual.contains(order), is_in(order, actual))
+
+
+@given(any_sets(), any_sets(), st.lists(FLOATS, max_size=5))
+def test_row_by_row_every_moment_keeps_its_rows(rows, other, at):
+    rows = rows.with_columns({"row": np.arange(len(rows))})
+    time = moments_of(rows, other)
+    there = is_in(time, other)
+    everywhere = np.ones(len(time), bool)
+    for expected, actual in (
+        (there, rows.within(other)),
+        (~there, rows.cut(other)),
+        (everywhere, rows.split(np.array(at))),
+        (everywhere, rows.tile(1e8)),
+    ):
+        for row, (start, end) in enumerate(rows):
+            mine = actual.where(actual.columns["row"] == row)
+            assert mine.is_disjoint
+            np.testing.assert_array_equal(
+                is_in(time, mine), expected & (start <= time) & (time < end)
+            )
+
+
+# ------------------------------------------------------------------ which row, which rows
+
+
+@given(any_sets(), st.integers(0, 3))
+def test_row_at_finds_the_one_row_that_holds_a_time(rows, repeats):
+    rows = rows.coalesce().split(0.0).split(0.3)  # rows that touch, too
+    time = np.tile(np.append(moments_of(rows), [np.inf, -np.inf]), 1 + repeats)
+    expected = [next((row for row, (a, b) in enumerate(rows) if a <= t < b), -1)
+                for t in time.tolist()]  # fmt: skip
+
+    assert rows.row_at(time).tolist() == expected
+    assert rows.row_at(np.sort(time)).tolist() == np.array(expected)[np.argsort(time)].tolist()
+    assert rows.row_at(time[None, :, None]).shape == (1, len(time), 1)
+    assert [int(rows.row_at(one)) for one in time.tolist()] == expected
+
+
+def test_a_time_that_is_nan_is_nowhere():
+    rows, time = IntervalSet.single(-1, 1), np.array([0.0, np.nan, 0.0, 5.0])
+
+    assert rows.contains(time).tolist() == [True, False, True, False]
+    assert rows.row_at(time[:2]).tolist() == [0, -1]
+
+
+@given(interval_sets(), interval_sets())
+def test_rows_overlap_or_are_covered_as_their_milliseconds_say(rows, other):
+    theirs = mask_of(other)
+    each = [mask_of(rows.where(np.array([row]))) for row in range(len(rows))]
+
+    assert rows.overlaps(other).tolist() == [bool((mine & theirs).any()) for mine in each]
+    assert rows.covered_by(other).tolist() == [not (mine & ~theirs).any() for mine in each]
+
+
+# ------------------------------------------------------------------ pieces of rows
+
+
+@given(eighths(), st.lists(st.integers(-8, 330), max_size=8))
+def test_split_cuts_at_every_given_time_inside_a_row_and_nowhere_else(rows, ticks):
+    at = np.array(ticks, float) / 8
+    numbered = rows.with_columns({"row": np.arange(len(rows))})
+
+    parts = numbered.split(at)
+
+    for row, (start, end) in enumerate(rows):
+        bounds = sorted({start, end, *(t for t in at.tolist() if start < t < end)})
+        mine = parts.where(parts.columns["row"] == row)
+        assert list(mine) == list(itertools.pairwise(bounds))
+
+
+@given(
+    st.lists(st.tuples(st.integers(-2000, 2000), st.integers(1, 300)), max_size=6),
+    st.integers(1, 120),
+    st.sampled_from([1, 10, 100, 1000, 3000]),
+)
+def test_tiles_of_decimal_lengths_are_as_many_as_whole_numbers_say(rows, length, base):
+    """0.3 s hold three times 0.1 s, though 0.3 / 0.1 is less than 3 in float64."""
+    first, count = np.array(rows, np.int64).reshape(-1, 2).T
+    numbered = IntervalSet.sorted(first / base, (first + count) / base, {"ticks": count})
+    ticks = numbered.columns["ticks"]
+    numbered = numbered.with_columns({"row": np.arange(len(ticks))})
+
+    kept, whole = (numbered.tile(length / base, drop_short=short) for short in (False, True))
+
+    for row, (start, end) in enumerate(numbered):
+        mine, full = (one.where(one.columns["row"] == row) for one in (kept, whole))
+        assert len(mine) == -(-ticks[row] // length)
+        assert len(full) == ticks[row] // length
+        assert (mine.start[0], mine.end[-1]) == (start, end)
+        assert mine.start[1:].tolist() == mine.end[:-1].tolist()  # no moment lost or twice
+        np.testing.assert_allclose(full.end - full.start, length / base, rtol=0, atol=1e-10)
+        if ticks[row] % length == 0:
+            assert full == mine
+
+
+@given(any_sets(), st.floats(1e6, 1e9), st.booleans())
+def test_tiles_of_any_floats_leave_out_nothing_but_what_is_short(rows, length, drop_short):
+    tiles = rows.with_columns({"row": np.arange(len(rows))}).tile(length, drop_short)
+    for row, (start, end) in enumerate(rows):
+        mine = tiles.where(tiles.columns["row"] == row)
+        reached = mine.end[-1] if len(mine) else start
+        assert mine.start.tolist() == [start, *mine.end[:-1].tolist()][: len(mine)]
+        assert reached == end or (drop_short and 0 < end - reached < length)
+
+
+def test_a_rest_of_a_few_rounding_errors_makes_no_tile():
+    end = 1000.1 + 0.3
+    for near in (end, np.nextafter(end, 0), np.nextafter(end, np.inf)):
+        rows = IntervalSet.single(1000.1, near)
+        for drop_short in (False, True):
+            assert len(rows.tile(0.1, drop_short)) == 3
+            assert rows.tile(0.1, drop_short).end[-1] == near
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda rows: rows.tile(0.0), r"tile\(\) needs a finite length above 0 s"),
+        (lambda rows: rows.tile(-1.0), "not -1.0 s"),
+        (lambda rows: rows.tile(np.nan), "not nan s"),
+        (lambda rows: rows.tile(np.inf), "not inf s"),
+        (lambda rows: rows.tile(1e-16), "times as large as these can hold"),
+        (lambda rows: rows.split(np.array([0.5, np.nan])), "cuts at finite times"),
+        (lambda rows: rows.coalesce(-0.1), "gaps of 0 s or more, not of -0.1 s"),
+        (lambda rows: rows.coalesce(np.nan), "not of nan s"),
+        (lambda rows: rows.dilate(np.nan), "by finite seconds, not nan, nan"),
+        (lambda rows: rows.dilate(1.0, np.inf), "by finite seconds, not 1.0, inf"),
+        (lambda rows: rows.shift(np.nan), "both bounds must be finite"),
+        (lambda rows: rows.shift(1e300), "the end after the start"),
+        (lambda rows: rows.complement((2.0, 1.0)), "the end after the start"),
+        (lambda rows: rows.row_at(0.5), "Rows 1 and 2 share time near 1.5 s"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_in_a_sentence(call, message):
+    rows = IntervalSet(np.array([0.0, 1.0, 1.5]), np.array([1.0, 2.0, 3.0]))
+
+    with pytest.raises(IntervalError, match=message):
+        call(rows)
+
+
+def test_an_empty_set_has_no_pieces_and_keeps_its_columns():
+    none = IntervalSet(np.empty(0), np.empty(0), {"side": np.empty(0, str)})
+
+    for pieces in (none.tile(1.0), none.split(1.0), none.cut(none), none.within(none)):
+        assert pieces == none
+    assert none.shift(1.0) == none
+    assert none.row_at(np.array([0.0])).tolist() == [-1]
+    assert len(none.overlaps(none)) == len(none.covered_by(none)) == 0
