@@ -5,6 +5,8 @@ docs/store-format.md is the reference. `spikedata.store` puts such directories i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +15,22 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from spikedata.errors import IntegrityError, StoreError
+from spikedata.errors import FormatVersionError, IntegrityError, StoreError
 from spikedata.files import sha256_of, sync_file, write_whole
-from spikedata.intervals import IntervalSet
-from spikedata.recording import Recording, Series
+from spikedata.recording import Recording
 
-__all__ = ["FORMAT_VERSION", "HEADER", "NAME", "RecordingHeader", "map_recording", "write_files"]
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER",
+    "NAME",
+    "RecordingHeader",
+    "fingerprint_of",
+    "first_problem",
+    "parse_header",
+    "write_files",
+]
 
 FORMAT_VERSION = 1
 HEADER = "recording.json"
@@ -173,64 +183,74 @@ def write_files(recording: Recording, provenance: Mapping[str, JsonValue], folde
     write_whole(folder / HEADER, header.model_dump_json(indent=1) + "\n")
 
 
-# ------------------------------------------------------------------ files to arrays
+# ------------------------------------------------------------------ the header
 
 
-def _to_numpy(column: pa.Array) -> np.ndarray:
-    if pa.types.is_fixed_size_list(column.type):
-        return _to_numpy(column.flatten()).reshape(-1, column.type.list_size)
-    if pa.types.is_string(column.type):
-        return np.array(column.to_pylist(), dtype=np.str_)
-    return column.to_numpy(zero_copy_only=pa.types.is_primitive(column.type) and not
-                           pa.types.is_boolean(column.type))  # fmt: skip
+def parse_header(
+    content: bytes, recording_id: str, where: str, again: str = "Ingest it again."
+) -> RecordingHeader:
+    """Return what the bytes of a ``recording.json`` say.
 
+    Parameters
+    ----------
+    content : bytes
+        The file, wherever it was read.
+    recording_id : str
+        The recording that it must be of.
+    where : str
+        The folder that it was found in, for messages.
+    again : str
+        What to do about a damaged one, for messages.
 
-def _map_table(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a file as read-only views of its mapping."""
+    Raises
+    ------
+    FormatVersionError
+        If it was written by a newer spikedata.
+    IntegrityError
+        If it is damaged or belongs elsewhere.
+    """
     try:
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-        batch.validate(full=True)  # reads text only, which is decoded just below
-        columns = {name: _to_numpy(batch[row]) for row, name in enumerate(batch.schema.names)}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path} is damaged: {error}. Ingest the recording again.") from None
-    for values in columns.values():
-        values.flags.writeable = False
-    return columns
+        header = RecordingHeader.model_validate_json(content)
+    except (ValueError, RecursionError):
+        header = _diagnose(content, recording_id, where, again)
+    if header.recording_id != recording_id:
+        raise IntegrityError(f"{where} holds '{header.recording_id}': it was moved or renamed.")
+    for name in header.tables:
+        if name not in header.files:
+            raise IntegrityError(
+                f"{recording_id}: {name} has no size and hash in {HEADER}. {again}"
+            )
+    return header
 
 
-def _map_intervals(path: Path) -> IntervalSet:
-    columns = _map_table(path)
-    return IntervalSet(columns.pop("start"), columns.pop("end"), columns)
-
-
-def map_recording(folder: Path, header: RecordingHeader) -> Recording:
-    """Return a recording whose arrays are views of mapped files."""
+def _diagnose(content: bytes, recording_id: str, where: str, again: str) -> RecordingHeader:
+    """Say what is wrong with a header that could not be read at once."""
     try:
-        spikes = _map_table(folder / "spikes.arrow")
-        series = {}
-        for name, entry in header.series.items():
-            columns = _map_table(folder / f"series-{name}.arrow")
-            grid = {"time": columns.get("time"), "start": entry.start, "rate": entry.rate}
-            series[name] = Series(columns["values"], entry.unit, entry.columns, **grid)
-        if len(spikes["time"]) != header.n_spikes:
-            raise ValueError(f"{len(spikes['time'])} spikes where {header.n_spikes} were written")
-        return Recording(
-            recording_id=header.recording_id,
-            spike_time=spikes["time"],
-            spike_unit=spikes["unit"],
-            units=_map_table(folder / "units.arrow"),
-            domain=_map_intervals(folder / "domain.arrow"),
-            series=series,
-            intervals={
-                n: _map_intervals(folder / f"intervals-{n}.arrow") for n in header.intervals
-            },
-            splits={n: _map_intervals(folder / f"splits-{n}.arrow") for n in header.splits},
-            targets=header.targets,
-            about=header.about,
-            dropped=header.dropped,
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}/{HEADER} cannot be read: {error}. {again}") from None
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if isinstance(version, int | float) and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{recording_id}: store format {version} is newer than this spikedata reads "
+            f"({FORMAT_VERSION}): upgrade spikedata."
         )
-    except (KeyError, ValueError) as error:
-        raise IntegrityError(
-            f"{header.recording_id}: the files do not fit recording.json ({error}). "
-            "Ingest it again."
-        ) from None
+    try:
+        return RecordingHeader.model_validate(found)
+    except ValidationError as error:
+        raise IntegrityError(f"{where}/{HEADER}: {first_problem(error)}. {again}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that pydantic found wrong, and where."""
+    problem = error.errors()[0]
+    return f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+
+
+def fingerprint_of(header: RecordingHeader) -> str:
+    """Return the SHA-256 over the sorted names and SHA-256 hashes of a recording's files.
+
+    The same bytes have the same one, wherever and whenever they were written.
+    """
+    text = json.dumps({name: entry.sha256 for name, entry in sorted(header.files.items())})
+    return hashlib.sha256(text.encode()).hexdigest()

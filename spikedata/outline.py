@@ -28,6 +28,8 @@ class Outline:
         Series that the recording names as its targets.
     channels : mapping of str to int
         Width of each series.
+    intervals : tuple of str
+        Names of its interval tables.
     splits : mapping of str to (ndarray, ndarray, ndarray)
         For each scheme, the recording's first one first: start and end (float64, s) and the
         name of the split (str) of its intervals, each of shape (K,), sorted by start.
@@ -38,6 +40,7 @@ class Outline:
     n_units: int
     targets: tuple[str, ...]
     channels: Mapping[str, int]
+    intervals: tuple[str, ...]
     splits: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     def split(self, name: str, scheme: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +65,7 @@ def outline_of(recording: Recording) -> Outline:
         n_units=recording.n_units,
         targets=recording.targets,
         channels={name: one.values.shape[1] for name, one in recording.series.items()},
+        intervals=tuple(recording.intervals),
         splits={
             scheme: (rows.start, rows.end, np.asarray(rows.columns["split"], np.str_))
             for scheme, rows in recording.splits.items()

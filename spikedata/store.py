@@ -8,22 +8,29 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 from pydantic import JsonValue, ValidationError
 
+from spikedata.catalog import (
+    Catalog,
+    Entry,
+    Identity,
+    identity_of,
+    read_catalog,
+    readable_table,
+)
 from spikedata.errors import (
-    FormatVersionError,
     IntegrityError,
     RecordingNotFoundError,
     StoreError,
@@ -31,18 +38,22 @@ from spikedata.errors import (
 )
 from spikedata.files import sha256_of, sync_folder
 from spikedata.layout import (
-    FORMAT_VERSION,
     HEADER,
     NAME,
     RecordingHeader,
-    map_recording,
+    first_problem,
+    parse_header,
     write_files,
 )
+from spikedata.mapping import physical_memory
+from spikedata.opening import check_size, map_recording, size_of
+from spikedata.outline import Outline
 from spikedata.recording import Recording
 
 __all__ = ["Store", "parse_header"]
 
 STALE_AFTER = 24 * 3600.0  # s after which another writer's unfinished directory is swept away
+RECORDING_ID = re.compile(f"{NAME}/{NAME}")
 Result = TypeVar("Result")
 
 
@@ -60,6 +71,9 @@ class Store(Mapping[str, Recording]):
         Make the folder if it is not there.
     max_open : int
         How many recordings stay mapped; the least recently used one is let go first.
+    huge_pages : bool
+        Ask the system to map large files in huge pages, as long as what was mapped is less than
+        half of the machine's memory.
 
     Raises
     ------
@@ -67,10 +81,15 @@ class Store(Mapping[str, Recording]):
         If the folder is not there and `create` is false, or it cannot be made.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = False, max_open: int = 1024) -> None:
-        self.path = Path(path)
-        self._max_open = max_open
-        self._open: OrderedDict[str, Recording] = OrderedDict()
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        create: bool = False,
+        max_open: int = 1024,
+        huge_pages: bool = True,
+    ) -> None:
+        self.__setstate__({"path": Path(path), "_max_open": max_open, "_huge_pages": huge_pages})
         if create:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -86,37 +105,133 @@ class Store(Mapping[str, Recording]):
             )
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_max_open": self._max_open}
+        return {name: self.__dict__[name] for name in ("path", "_max_open", "_huge_pages")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _open=OrderedDict())
+        self.__dict__.update(state)
+        self._open: OrderedDict[str, Recording] = OrderedDict()
+        self._catalog: Catalog | None = None  # what was last read or made of it
+        self._mapped = 0  # bytes, all that were ever mapped
 
     def __repr__(self) -> str:
         return f"Store('{self.path}', {len(self)} recordings)"
 
     def __iter__(self) -> Iterator[str]:
-        found = [path.parent for path in self.path.glob(f"*/*/{HEADER}")]
-        ids = [f"{folder.parent.name}/{folder.name}" for folder in found]
-        return iter(sorted(name for name in ids if re.fullmatch(f"{NAME}/{NAME}", name)))
+        return iter(
+            sorted(
+                f"{dataset.name}/{session.name}"
+                for dataset in _folders(self.path)
+                for session in _folders(dataset.path)
+                if os.path.isfile(f"{session.path}/{HEADER}")
+            )
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, recording_id: object) -> bool:
-        known = isinstance(recording_id, str) and re.fullmatch(f"{NAME}/{NAME}", recording_id)
-        return bool(known) and os.path.isfile(self.path / str(recording_id) / HEADER)
+        known = isinstance(recording_id, str) and RECORDING_ID.fullmatch(recording_id)
+        return bool(known) and os.path.isfile(f"{self.path}/{recording_id}/{HEADER}")
 
     def __getitem__(self, recording_id: str) -> Recording:
         if recording_id in self._open:
             self._open.move_to_end(recording_id)
             return self._open[recording_id]
-        recording = self._undisturbed(
-            recording_id, lambda folder: map_recording(folder, self._read_header(recording_id))
-        )
+        recording = self._map(recording_id)[1]
         self._open[recording_id] = recording
         if len(self._open) > self._max_open:
             self._open.popitem(last=False)
         return recording
+
+    def _map(self, recording_id: str) -> tuple[RecordingHeader, Recording, Identity]:
+        """Map a recording as it is on the disk now."""
+
+        def read(folder: str) -> tuple[RecordingHeader, Recording]:
+            header = self._read_header(recording_id, folder)
+            self._mapped += sum(entry.size for entry in header.files.values())
+            huge_pages = self._huge_pages and self._mapped < physical_memory() // 2
+            return header, map_recording(folder, header, huge_pages=huge_pages)
+
+        (header, recording), identity = self._undisturbed(recording_id, read)
+        return header, recording, identity
+
+    def outlines(self, recording_ids: Sequence[str]) -> list[Outline]:
+        """Return what a sampler must know of recordings, without opening those in the catalogue.
+
+        An outline is of what is on the disk now: a recording that this store has open and that
+        was replaced since is let go, so that the next access opens the new one.
+
+        Raises
+        ------
+        RecordingNotFoundError, FormatVersionError, IntegrityError
+            As `store[recording_id]` does, for the first that cannot be read. Rows of the catalogue
+            stand for recordings whose folder and header are as they were; sizes of the other
+            files are checked when a recording is opened.
+        """
+        catalog = self._refreshed(recording_ids, self._entry)
+        outlines = catalog.outlines(recording_ids)
+        for one in outlines:
+            opened = self._open.get(one.recording_id)
+            if opened is not None and opened.fingerprint != one.fingerprint:
+                del self._open[one.recording_id]
+        return outlines
+
+    def catalog(self) -> pa.Table:
+        """Return a table of all recordings, one row each, sorted by id.
+
+        Columns: recording_id, dataset, session, fingerprint, n_spikes, n_units, duration (s),
+        targets, series (name, unit, width, rate in Hz or null), intervals, splits (scheme, split,
+        start, end in s), a text column for each key of `Recording.about` (``about_<key>`` where the
+        name is taken), and problem: why a recording cannot be read, and null where it can.
+        """
+        problems: dict[str, str] = {}
+
+        def entry(recording_id: str) -> Entry | None:
+            try:
+                return self._entry(recording_id)
+            except RecordingNotFoundError:  # deleted a moment ago
+                return None
+            except StoreError as error:
+                problems[recording_id] = str(error)
+                return None
+
+        names = list(self)
+        catalog = self._refreshed(names, entry, only=True)
+        return readable_table(catalog.rows([name for name in names if name in catalog]), problems)
+
+    def _entry(self, recording_id: str) -> Entry:
+        return Entry.of(*self._map(recording_id))
+
+    def _refreshed(
+        self,
+        recording_ids: Sequence[str],
+        read: Callable[[str], Entry | None],
+        *,
+        only: bool = False,
+    ) -> Catalog:
+        """Return a catalogue with a true row of each recording that can be read.
+
+        What it lacks is read, and the file is then written anew; with ``only=True`` it loses the
+        rows of all other recordings.
+        """
+        catalog = read_catalog(self.path) if self._catalog is None else self._catalog
+        entries, unread = [], set()
+        for name in dict.fromkeys(recording_ids):
+            identity = identity_of(self._folder(name))
+            if identity is None or not catalog.holds(name, identity):
+                found = read(name)
+                if found is None:
+                    unread.add(name)
+                else:
+                    entries.append(found)
+        gone = unread & set(catalog)
+        if only:
+            gone |= set(catalog) - set(recording_ids)
+        if entries or gone:
+            catalog = catalog.updated(entries, gone)
+            catalog.write(self.path)
+        self._catalog = catalog
+        return catalog
 
     def header(self, recording_id: str) -> RecordingHeader:
         """Return what ``recording.json`` says of one recording.
@@ -130,7 +245,14 @@ class Store(Mapping[str, Recording]):
         IntegrityError
             If the header is damaged, belongs elsewhere, or a file has another size.
         """
-        return self._undisturbed(recording_id, lambda _: self._read_header(recording_id))
+
+        def read(folder: str) -> RecordingHeader:
+            header = self._read_header(recording_id, folder)
+            for name, entry in header.files.items():
+                check_size(recording_id, name, size_of(f"{folder}/{name}"), entry.size)
+            return header
+
+        return self._undisturbed(recording_id, read)[0]
 
     def provenance(self, recording_id: str) -> dict[str, JsonValue]:
         """Return where a recording came from and how it was made."""
@@ -145,9 +267,10 @@ class Store(Mapping[str, Recording]):
             If a file's SHA-256 is not the one that was written.
         """
 
-        def hash_files(folder: Path) -> None:
-            for name, entry in self._read_header(recording_id).files.items():
-                found = sha256_of(folder / name)
+        def hash_files(folder: str) -> None:
+            for name, entry in self._read_header(recording_id, folder).files.items():
+                check_size(recording_id, name, size_of(f"{folder}/{name}"), entry.size)
+                found = sha256_of(Path(folder, name))
                 if found != entry.sha256:
                     raise IntegrityError(
                         f"{recording_id}: {name} has sha256 {found}, {entry.sha256} was written. "
@@ -174,7 +297,7 @@ class Store(Mapping[str, Recording]):
         except StoreError:
             raise
         except ValidationError as error:
-            raise StoreError(f"{recording.recording_id}: {_first_problem(error)}.") from None
+            raise StoreError(f"{recording.recording_id}: {first_problem(error)}.") from None
         except OSError as error:
             raise StoreError(
                 f"{recording.recording_id}: cannot be written to {self.path}: {error}."
@@ -194,7 +317,7 @@ class Store(Mapping[str, Recording]):
         OSError
             If the disk refuses.
         """
-        final = self._folder(recording_id)
+        final = Path(self._folder(recording_id))
         beside = final.with_name(f".writing-{final.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -207,107 +330,64 @@ class Store(Mapping[str, Recording]):
             shutil.rmtree(beside, ignore_errors=True)
             self._open.pop(recording_id, None)
 
-    def _folder(self, recording_id: str) -> Path:
-        if not (isinstance(recording_id, str) and re.fullmatch(f"{NAME}/{NAME}", recording_id)):
+    def _folder(self, recording_id: str) -> str:
+        if not (isinstance(recording_id, str) and RECORDING_ID.fullmatch(recording_id)):
             raise RecordingNotFoundError(
                 f"'{recording_id}' is no recording id: expected '<dataset>/<session>' of letters, "
                 f"digits and . _ + -; {did_you_mean(str(recording_id), self)}"
             )
-        dataset, session = recording_id.split("/")
-        return self.path / dataset / session
+        return f"{self.path}/{recording_id}"
 
-    def _undisturbed(self, recording_id: str, read: Callable[[Path], Result]) -> Result:
-        """Return what `read` makes of a folder; begin again if a writer replaced it meanwhile."""
+    def _undisturbed(
+        self, recording_id: str, read: Callable[[str], Result]
+    ) -> tuple[Result, Identity]:
+        """Return what `read` makes of a folder, and which one it was.
+
+        It begins again if a writer replaced the folder meanwhile.
+        """
         folder = self._folder(recording_id)
         while True:
-            before = _identity(folder)
+            before = identity_of(folder)
             try:
+                if before is None:
+                    raise RecordingNotFoundError(
+                        f"{self.path} holds no recording '{recording_id}'; "
+                        + did_you_mean(recording_id, self)
+                    )
                 result = read(folder)
             except OSError:
-                if _identity(folder) == before:
+                if identity_of(folder) == before:
                     raise
             else:
-                if _identity(folder) == before:
-                    return result
+                if identity_of(folder) == before:
+                    return result, before
 
-    def _read_header(self, recording_id: str) -> RecordingHeader:
-        folder = self._folder(recording_id)
-        if recording_id not in self:
-            raise RecordingNotFoundError(
-                f"{self.path} holds no recording '{recording_id}'; "
-                + did_you_mean(recording_id, self)
-            )
+    def _read_header(self, recording_id: str, folder: str) -> RecordingHeader:
         try:
-            content = (folder / HEADER).read_bytes()
+            with open(f"{folder}/{HEADER}", "rb", buffering=0) as file:
+                content = file.read()
         except OSError as error:
             raise IntegrityError(
-                f"{folder / HEADER} cannot be read: {error}. Ingest it again."
+                f"{folder}/{HEADER} cannot be read: {error}. Ingest it again."
             ) from None
-        header = parse_header(content, recording_id, str(folder))
-        for name, entry in header.files.items():
-            found = (folder / name).stat().st_size if (folder / name).is_file() else None
-            if found != entry.size:
-                state = "is missing" if found is None else f"has {found} bytes"
-                raise IntegrityError(
-                    f"{recording_id}: {name} {state}, {entry.size} bytes were written. "
-                    "Ingest it again."
-                )
-        return header
+        return parse_header(content, recording_id, folder)
 
 
-def parse_header(
-    content: bytes, recording_id: str, where: str, again: str = "Ingest it again."
-) -> RecordingHeader:
-    """Return what the bytes of a ``recording.json`` say.
-
-    Parameters
-    ----------
-    content : bytes
-        The file, wherever it was read.
-    recording_id : str
-        The recording that it must be of.
-    where : str
-        The folder that it was found in, for messages.
-    again : str
-        What to do about a damaged one, for messages.
-
-    Raises
-    ------
-    FormatVersionError
-        If it was written by a newer spikedata.
-    IntegrityError
-        If it is damaged or belongs elsewhere.
-    """
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{where}/{HEADER} cannot be read: {error}. {again}") from None
-    version = found.get("format_version") if isinstance(found, dict) else None
-    if isinstance(version, int | float) and version > FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{recording_id}: store format {version} is newer than this spikedata reads "
-            f"({FORMAT_VERSION}): upgrade spikedata."
-        )
-    try:
-        header = RecordingHeader.model_validate(found)
-    except ValidationError as error:
-        raise IntegrityError(f"{where}/{HEADER}: {_first_problem(error)}. {again}") from None
-    if header.recording_id != recording_id:
-        raise IntegrityError(f"{where} holds '{header.recording_id}': it was moved or renamed.")
-    for name in header.tables:
-        if name not in header.files:
-            raise IntegrityError(
-                f"{recording_id}: {name} has no size and hash in {HEADER}. {again}"
-            )
-    return header
+def _folders(path: str | Path) -> list[os.DirEntry[str]]:
+    """Return the folders in one that can be of a dataset or a session; none if it is no folder."""
+    with suppress(OSError), os.scandir(path) as entries:
+        return [one for one in entries if re.fullmatch(NAME, one.name) and one.is_dir()]
+    return []
 
 
 def _sweep(folder: Path) -> None:
     """Remove directories that writers killed long ago left behind."""
-    for leftover in [*folder.glob(".writing-*"), *folder.glob(".old-*")]:
+    with os.scandir(folder) as entries:
+        hidden = [one for one in entries if one.name.startswith((".writing-", ".old-"))]
+    for leftover in hidden:
         with suppress(FileNotFoundError):  # its writer has just finished
             if time.time() - leftover.stat().st_mtime > STALE_AFTER:
-                shutil.rmtree(leftover, ignore_errors=True)
+                shutil.rmtree(leftover.path, ignore_errors=True)
 
 
 def _put_in_place(beside: Path, final: Path) -> None:
@@ -326,17 +406,3 @@ def _put_in_place(beside: Path, final: Path) -> None:
     finally:
         for old in moved:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return what changes when another directory is put in this one's place."""
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"

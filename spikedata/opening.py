@@ -1,0 +1,190 @@
+"""Files of one recording to arrays: mapped all at once, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from spikedata.errors import IntegrityError, StoreError
+from spikedata.intervals import IntervalSet
+from spikedata.layout import RecordingHeader, fingerprint_of
+from spikedata.mapping import Lazy, map_file
+from spikedata.recording import Recording, Series
+
+__all__ = ["check_size", "map_recording", "size_of"]
+
+
+def check_size(recording_id: str, name: str, size: int, expected: int) -> None:
+    """Raise IntegrityError if a file has another size than was written; -1 for no file at all."""
+    if size != expected:
+        state = f"has {size} bytes" if size >= 0 else "is missing"
+        raise IntegrityError(
+            f"{recording_id}: {name} {state}, {expected} bytes were written. Ingest it again."
+        )
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a file, -1 for what is none."""
+    return os.path.getsize(path) if os.path.isfile(path) else -1
+
+
+def _map(header: RecordingHeader, folder: str, name: str, huge_pages: bool) -> pa.Buffer:
+    path, expected = f"{folder}/{name}", header.files[name].size
+    try:
+        buffer = map_file(path, huge_pages=huge_pages)
+    except OSError as error:
+        check_size(header.recording_id, name, size_of(path), expected)
+        advice = "map fewer at once (max_open) or allow more" if error.errno == errno.ENOMEM else (
+            "make it readable, or ingest it again"
+        )  # fmt: skip
+        raise StoreError(
+            f"{header.recording_id}: {name} cannot be mapped: {error.strerror}; {advice}."
+        ) from None
+    check_size(header.recording_id, name, buffer.size, expected)
+    return buffer
+
+
+def _to_numpy(column: pa.Array) -> np.ndarray:
+    """Return a column as a read-only array: a view if it is of numbers."""
+    if pa.types.is_fixed_size_list(column.type):
+        return _to_numpy(column.flatten()).reshape(-1, column.type.list_size)
+    if pa.types.is_string(column.type):
+        values = np.array(column.to_pylist(), dtype=np.str_)
+    else:
+        numbers = pa.types.is_primitive(column.type) and not pa.types.is_boolean(column.type)
+        values = column.to_numpy(zero_copy_only=numbers)
+    values.flags.writeable = False
+    return values
+
+
+def _read_batch(buffer: pa.Buffer, path: str) -> tuple[pa.RecordBatch, list[str]]:
+    """Return the one record batch of a file, and the names of its columns."""
+    try:
+        reader = pa.ipc.open_file(buffer)
+        if reader.num_record_batches != 1:
+            raise ValueError(f"{reader.num_record_batches} record batches where 1 was written")
+        batch = reader.get_batch(0)
+        batch.validate(full=True)  # reads text only
+        names = batch.schema.names
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+    return batch, names
+
+
+def _read_column(batch: pa.RecordBatch, row: int, path: str) -> np.ndarray:
+    try:
+        return _to_numpy(batch.column(row))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{path} is damaged: {error}. Ingest the recording again.")
+
+
+class _Files:
+    """The mapped files of one recording, and how each becomes what it holds."""
+
+    __slots__ = ("buffers", "folder", "recording_id")
+
+    def __init__(self, header: RecordingHeader, folder: str, huge_pages: bool) -> None:
+        self.recording_id, self.folder = header.recording_id, folder
+        self.buffers = {
+            name: _map(header, folder, name, huge_pages and name.startswith(("spikes", "series-")))
+            for name in header.tables
+        }
+        for name in header.files.keys() - self.buffers.keys():
+            check_size(header.recording_id, name, size_of(f"{folder}/{name}"),
+                       header.files[name].size)  # fmt: skip
+
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        path = f"{self.folder}/{name}"
+        batch, names = _read_batch(self.buffers[name], path)
+        return {column: _read_column(batch, row, path) for row, column in enumerate(names)}
+
+    def misfit(self, error: Exception) -> IntegrityError:
+        return IntegrityError(
+            f"{self.recording_id}: the files do not fit recording.json ({error}). Ingest it again."
+        )
+
+    def spikes(self, n_spikes: int) -> tuple[np.ndarray, np.ndarray]:
+        columns = self.columns("spikes.arrow")
+        try:
+            time, unit = columns["time"], columns["unit"]
+            if (time.dtype, unit.dtype) != (np.float64, np.int32):
+                raise ValueError(f"spikes of {time.dtype} and {unit.dtype}, not float64 and int32")
+            if len(time) != n_spikes:
+                raise ValueError(f"{len(time)} spikes where {n_spikes} were written")
+        except (KeyError, ValueError) as error:
+            raise self.misfit(error) from None
+        return time, unit
+
+    def units(self, n_units: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Return what makes each column: text becomes numpy text only where it is wanted."""
+        path = f"{self.folder}/units.arrow"
+        batch, names = _read_batch(self.buffers["units.arrow"], path)
+        if "unit_id" not in names or batch.num_rows != n_units:
+            raise self.misfit(
+                ValueError(f"{batch.num_rows} units with columns {names}, {n_units} were written")
+            )
+        return {name: partial(_read_column, batch, row, path) for row, name in enumerate(names)}
+
+    def intervals(self, name: str) -> IntervalSet:
+        columns = self.columns(name)
+        try:
+            return IntervalSet(columns.pop("start"), columns.pop("end"), columns)
+        except (KeyError, ValueError) as error:
+            raise self.misfit(error) from None
+
+    def series(
+        self, name: str, unit: str, channels: tuple[str, ...], start: float, rate: float | None
+    ) -> Series:
+        columns = self.columns(f"series-{name}.arrow")
+        try:
+            return Series(columns["values"], unit, channels, columns.get("time"), start, rate)
+        except (KeyError, ValueError) as error:
+            raise self.misfit(error) from None
+
+
+def map_recording(folder: str, header: RecordingHeader, *, huge_pages: bool = False) -> Recording:
+    """Return a recording whose arrays are views of mapped files.
+
+    All files are mapped at once, so that what is read later is of the same writing; spikes and
+    domain are there at once, the other tables are decoded when they are first asked for.
+
+    Raises
+    ------
+    IntegrityError
+        If a file is missing, damaged, of another size, or does not fit the header; for a table
+        that is decoded later, when it is asked for.
+    StoreError
+        If a file cannot be mapped.
+    """
+    files = _Files(header, folder, huge_pages)
+    time, unit = files.spikes(header.n_spikes)
+    return Recording(
+        recording_id=header.recording_id,
+        spike_time=time,
+        spike_unit=unit,
+        units=Lazy(partial(files.units, header.n_units)),
+        domain=files.intervals("domain.arrow"),
+        series=Lazy(
+            {
+                name: partial(files.series, name, one.unit, one.columns, one.start, one.rate)
+                for name, one in header.series.items()
+            }
+        ),
+        intervals=Lazy(
+            {n: partial(files.intervals, f"intervals-{n}.arrow") for n in header.intervals}
+        ),
+        splits=Lazy({n: partial(files.intervals, f"splits-{n}.arrow") for n in header.splits}),
+        targets=header.targets,
+        about=header.about,
+        dropped=header.dropped,
+        fingerprint=fingerprint_of(header),
+    )
