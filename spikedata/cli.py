@@ -13,10 +13,13 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from spikedata.cli_exchange import exchange_app
+from spikedata.cli_export import export
 from spikedata.cli_fetch import fetch, verify
 from spikedata.cli_ingest import ingest
 from spikedata.cli_look import check, inspect
 from spikedata.cli_manifest import manifest_app, print_assets, print_counts
+from spikedata.cli_mirror import pull, push
 from spikedata.cli_options import (
     CacheOption,
     JsonOption,
@@ -41,6 +44,9 @@ ORDER = (
     "ingest",
     "check",
     "info",
+    "export",
+    "pull",
+    "push",
     "manifest",
     "train",
     "evaluate",
@@ -108,7 +114,11 @@ app.command()(fetch)
 app.command()(inspect)
 app.command()(verify)
 app.command()(ingest)
+app.command()(export)
+app.command()(pull)
+app.command()(push)
 app.add_typer(manifest_app, name="manifest")
+app.add_typer(exchange_app, name="exchange")
 
 
 @app.command()
