@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spikedata.errors import IntervalError, did_you_mean
 from spikedata.intervals import IntervalSet, window_bounds
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = ["SPLITS", "Recording", "Series"]
 
 SPLITS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """Values over time: on a regular grid (`rate` and `start`) or at explicit times (`time`).
 
@@ -64,6 +68,11 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __eq__(self, other: object) -> bool:
+        return _equal_fields(self, other) if isinstance(other, Series) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and arrays cannot be hashed
+
     def times(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Return the times (s, float64) of the samples in `rows`."""
         if self.time is not None:
@@ -77,17 +86,8 @@ class Series:
         """Return the row ranges of the samples in ``[start, end)``, as `window_bounds` does."""
         if self.time is not None:
             return window_bounds(self.time, start, end)
-        return self._first_row_at(start), self._first_row_at(end)
-
-    def _first_row_at(self, time: float | np.ndarray) -> np.ndarray:
-        """Return the first row at or after `time`, exactly as a search over `times()` would."""
-        count = len(self.values)
-        time = np.asarray(time, np.float64)
-        guess = np.ceil((time - self.start) * self.rate)  # type: ignore[operator]
-        row = np.clip(guess, 0, count).astype(np.int64)
-        # The division in times() and the product above round differently: step to the exact row.
-        row = np.where((row > 0) & (self.times(np.maximum(row - 1, 0)) >= time), row - 1, row)
-        return np.where((row < count) & (self.times(row) < time), row + 1, row)
+        grid = (self.start, self.rate, len(self.values))
+        return grid_row(start, *grid), grid_row(end, *grid)  # type: ignore[arg-type]
 
     def coverage(self, max_gap: float) -> IntervalSet:
         """Return where the series was observed.
@@ -106,7 +106,27 @@ class Series:
         return IntervalSet(time[first], end)
 
 
-@dataclass(frozen=True, slots=True)
+def grid_row(
+    time: float | np.ndarray,
+    start: float | np.ndarray,
+    rate: float | np.ndarray,
+    count: int | np.ndarray,
+) -> np.ndarray:
+    """Return the first row at or after `time`, exactly as a search over ``start + row / rate``.
+
+    Parameters
+    ----------
+    time, start, rate, count : scalar or ndarray of one shape
+        Times in seconds; first sample (s), rate (Hz) and number of samples of the series.
+    """
+    time = np.asarray(time, np.float64)
+    row = np.clip(np.ceil((time - start) * rate), 0, count).astype(np.int64)
+    # The division in `Series.times` and the product above round differently: step to the exact row.
+    row = np.where((row > 0) & (start + (row - 1) / rate >= time), row - 1, row)
+    return np.where((row < count) & (start + row / rate < time), row + 1, row)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Recording:
     """One harmonised session: the unit of storage, of splits and of evaluation.
 
@@ -149,7 +169,28 @@ class Recording:
     targets: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
-    fingerprint: str = ""
+    fingerprint: str = field(default="", compare=False)
+
+    @property
+    def spikes(self) -> pa.Table:
+        """Spikes as an Arrow table over the same memory: time (float64, s) and unit (int32).
+
+        `spikedata.views` shows the other tables, and all of them in pandas, polars and pynapple.
+        """
+        from spikedata.arrow import table_of
+
+        return table_of({"time": self.spike_time, "unit": self.spike_unit})
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all content is the same, NaN as NaN; of the fingerprints nothing is asked.
+
+        The first scheme is the default, so the order of `splits` counts.
+        """
+        if not isinstance(other, Recording):
+            return NotImplemented
+        return list(self.splits) == list(other.splits) and _equal_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and arrays cannot be hashed
 
     @property
     def unit_ids(self) -> np.ndarray:
@@ -179,6 +220,22 @@ class Recording:
         table = self.splits[select_split(self.recording_id, self.splits, name, scheme)]
         rows = table.where(np.asarray(table.columns["split"]) == name)
         return IntervalSet(rows.start, rows.end)
+
+
+def _equal_fields(mine: object, other: object) -> bool:
+    """Return whether the fields of two dataclasses that are to be compared are the same."""
+    names = [one.name for one in fields(mine) if one.compare]  # type: ignore[arg-type]
+    return all(_equal(getattr(mine, name), getattr(other, name)) for name in names)
+
+
+def _equal(mine: object, other: object) -> bool:
+    """Return whether two values are the same: arrays by content, NaN as NaN."""
+    if isinstance(mine, np.ndarray) and isinstance(other, np.ndarray):
+        gaps = mine.dtype.kind in "fc" and other.dtype.kind in "fc"
+        return np.array_equal(mine, other, equal_nan=gaps)
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        return mine.keys() == other.keys() and all(_equal(mine[key], other[key]) for key in mine)
+    return bool(mine == other)
 
 
 def select_split(where: str, schemes: Collection[str], name: str, scheme: str | None) -> str:

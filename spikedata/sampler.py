@@ -1,29 +1,36 @@
-"""Windows of spikes and behaviour from split intervals, a batch at a time."""
+"""Batches of windows of spikes and behaviour, each a pure function of where it stands in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from spikedata.batch import Batch, TargetBatch
+from spikedata.batch import Batch
+from spikedata.choices import check_tables, choose_targets, choose_weights
+from spikedata.epochs import Epoch, Epochs
 from spikedata.errors import IntervalError, SamplingError, did_you_mean
-from spikedata.intervals import IntervalSet, window_bounds
-from spikedata.ragged import join_offsets, take_rows
+from spikedata.intervals import IntervalSet
+from spikedata.outline import Outline, outline_of
+from spikedata.reader import Reader
 from spikedata.recording import Recording
+from spikedata.windows import ROUNDING, Around, Lengths, Windows, event_windows
 
-__all__ = ["Sampler"]
+__all__ = ["Augmentation", "Sampler"]
 
-ROUNDING = 5e-7  # s by which sums of times may be off, on a clock that counts from 1970
+Augmentation = Callable[[Batch, np.random.Generator], Batch]
+AUGMENTING = 2  # what a generator is for, beside those of `spikedata.epochs`
 
 
 class Sampler:
     """Draws batches of windows from one split of some recordings.
 
     A batch is a pure function of (seed, epoch, step, rank, world_size): no generator's history
-    matters, so a run resumes by arithmetic and any batch can be rebuilt alone.
+    matters. A run that keeps seed, epoch and step resumes as if it had never stopped, and any
+    batch can be made again alone, in any process.
 
     Parameters
     ----------
@@ -31,13 +38,27 @@ class Sampler:
         A `Store`, a dict, or recordings in memory.
     split : str
         "train", "valid" or "test".
-    window : float or (float, float)
-        Length of the windows in seconds, or the bounds of a uniformly drawn length.
-    batch_size : int
-        Windows a batch; the last one of an epoch may hold fewer.
+    window : float, (float, float), callable, or Around
+        Length of the windows in seconds, the bounds of a uniformly drawn length, the inverse
+        distribution function of a length (see `spikedata.windows.Lengths`), or the events that
+        the windows lie around.
+    batch_size : int, optional
+        Most windows in a batch; 32 when neither this nor `max_tokens` is given.
+    max_tokens : int, optional
+        Most tokens in a batch: its spikes, and `unit_tokens` for each unit of each window. A window
+        that has more is a batch of its own. All windows of an epoch are counted before its
+        first batch, about a microsecond each.
+    unit_tokens : int
+        Tokens that each unit adds to a window; 2 for the delimiters of POYO.
     targets : sequence of str, or mapping of str to sequence of str, optional
         Series to bring along, of every recording that has them, or for each recording id its own;
         the targets that each recording names when not given.
+    weights : mapping of str to float, or mapping of str to such a mapping, optional
+        What samples of the targets count in a loss inside the intervals of a table, as
+        ``{"reach": 5.0, "outlier": 0.0}``; factors of overlapping tables are multiplied, and
+        samples in none of them count 1. For each target its own when nested.
+    intervals : sequence of str, or mapping of str to sequence of str
+        Interval tables whose rows come along, and for each its columns when a mapping.
     recording_ids : sequence of str, optional
         Which of `recordings` to use; all when not given.
     scheme : str, optional
@@ -47,15 +68,33 @@ class Sampler:
         many equal strata of every interval, in random order. Sequential: the same windows each
         time, `stride` apart, plus one that ends with the interval, so that all of it is covered.
     stride : float, optional
-        Seconds between the starts of sequential windows; the window length when not given.
+        Seconds between the starts of sequential windows; the length of the targets' time when
+        not given.
+    predict : float, optional
+        The window is history only: targets are taken from this many seconds right after its end,
+        which must lie in the same interval of the split. Targets of the window itself when
+        not given.
     short : "drop" or "keep"
-        Intervals shorter than the window give no window, or one window of their own length.
-        The number dropped is in `n_short`.
+        Intervals too short for a window give none, or one window of what they hold.
+    group : "mixed" or "recording"
+        Whether the windows of a batch may come from several recordings.
+    dataset_weights : mapping of str to float, optional
+        How many times as many windows of each dataset an epoch draws; 1 for those not named.
+    augment : sequence of callable
+        Applied to every batch in turn, as ``augmentation(batch, rng) -> batch``; see
+        `spikedata.augment`.
     seed : int
         Root of all randomness.
     rank, world_size : int
-        This process, and how many share the epoch. Steps that do not fill all ranks are left
-        out of a random epoch, so that every rank makes the same number.
+        This process, and how many share the epoch. Batches that do not fill a step of all ranks are
+        left out of a random epoch, so that every rank makes the same number of steps. With
+        `max_tokens` the ranks of a step get about equally many tokens.
+
+    Attributes
+    ----------
+    dropped : Counter of str
+        What gives no window, by rule: "short interval", "event without a time", "event whose
+        window leaves the split".
 
     Raises
     ------
@@ -76,133 +115,193 @@ class Sampler:
         recordings: Mapping[str, Recording] | Sequence[Recording],
         split: str = "train",
         *,
-        window: float | Sequence[float] = 1.0,
-        batch_size: int = 32,
+        window: float | Sequence[float] | Callable[[np.ndarray], np.ndarray] | Around = 1.0,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        unit_tokens: int = 2,
         targets: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        weights: Mapping[str, float] | Mapping[str, Mapping[str, float]] | None = None,
+        intervals: Sequence[str] | Mapping[str, Sequence[str]] = (),
         recording_ids: Sequence[str] | None = None,
         scheme: str | None = None,
         order: Literal["random", "sequential"] = "random",
         stride: float | None = None,
+        predict: float | None = None,
         short: Literal["drop", "keep"] = "drop",
+        group: Literal["mixed", "recording"] = "mixed",
+        dataset_weights: Mapping[str, float] | None = None,
+        augment: Sequence[Augmentation] = (),
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if isinstance(recordings, Mapping):
-            self.recordings, given = recordings, tuple(recordings)
-        else:
-            self.recordings = {recording.recording_id: recording for recording in recordings}
-            given = tuple(recording.recording_id for recording in recordings)
+        given = tuple(recordings if isinstance(recordings, Mapping) else
+                      (one.recording_id for one in recordings))  # fmt: skip
+        if not isinstance(recordings, Mapping):
+            recordings = {recording.recording_id: recording for recording in recordings}
+        # A store stays what it is; what a dict holds must not change under the sampler.
+        self.recordings = dict(recordings) if isinstance(recordings, dict) else recordings
         self.recording_ids = given if recording_ids is None else tuple(recording_ids)
         self.split, self.scheme, self.order, self.short = split, scheme, order, short
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        lengths = np.ravel(window).astype(float).tolist()
-        if len(lengths) not in (1, 2):
+        self.around = window if isinstance(window, Around) else None
+        self.lengths = Lengths(self.around.length if self.around else window)  # type: ignore[arg-type]
+        self.predict = 0.0 if predict is None else predict
+        self.stride = (self.predict or self.lengths.bounds[1]) if stride is None else stride
+        self.batch_size = 32 if batch_size is None and max_tokens is None else batch_size
+        self.max_tokens, self.unit_tokens, self.group = max_tokens, unit_tokens, group
+        self.dataset_weights, self.augment = dict(dataset_weights or {}), tuple(augment)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.intervals = (
+            {name: tuple(columns) for name, columns in intervals.items()}
+            if isinstance(intervals, Mapping)
+            else dict.fromkeys(intervals, ())
+        )
+        problems = self._problems(predict)
+        if problems:
+            raise SamplingError(f"Sampler: {'; '.join(problems)}.")
+        outlines = self._outlines()
+        wanted, channels = choose_targets(outlines, targets)
+        self.targets = tuple(channels)
+        self.weights = choose_weights(self.targets, weights or {})
+        weighing = [table for factors in self.weights.values() for table in factors]
+        aligned = [self.around.table] if self.around else []
+        check_tables(outlines, [*weighing, *self.intervals, *aligned])
+        self._reader = Reader(
+            self.recordings, outlines, wanted, channels, self.weights, self.intervals
+        )
+        self.unit_offsets = self._reader.unit_offsets
+        self.dropped: Counter[str] = Counter()
+        self._epochs = self._choose_rows(outlines)
+        self._planned: tuple[int, Epoch] | None = None
+        if self._epochs.steps_ahead() == 0:
             raise SamplingError(
-                f"Sampler: window needs a length or two bounds in seconds, found {window!r}."
+                f"Sampler: an epoch of {self._epochs.totals.sum()} windows has fewer batches of "
+                f"{self.batch_size} than the {world_size} ranks that share it; take a smaller "
+                "batch_size."
             )
-        self.min_length, self.max_length = lengths[0], lengths[-1]
-        self.stride = self.max_length if stride is None else stride
-        self._check_arguments()
-        self._read_recordings(targets)
 
-    def _check_arguments(self) -> None:
+    def _problems(self, predict: float | None) -> list[str]:
         problems = []
-        if not 0 < self.min_length <= self.max_length < np.inf:
-            problems.append(f"window needs lengths above 0 s, found {self.min_length}"
-                            f" to {self.max_length}")  # fmt: skip
-        if not (0 < self.stride < np.inf):
-            problems.append(f"stride must be above 0 s, found {self.stride}")
-        if self.batch_size < 1:
-            problems.append(f"batch_size must be 1 or more, found {self.batch_size}")
-        if self.order not in ("random", "sequential"):
-            problems.append(f"order must be 'random' or 'sequential', found '{self.order}'")
-        if self.order == "sequential" and self.min_length != self.max_length:
+        low, high = self.lengths.bounds
+        if not 0 < low <= high < np.inf:
+            problems.append(f"window needs lengths above 0 s, found {low} to {high}")
+        for name, seconds in (("stride", self.stride), ("predict", predict)):
+            if seconds is not None and not 0 < seconds < np.inf:
+                problems.append(f"{name} must be above 0 s, found {seconds}")
+        for name in ("batch_size", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name} must be 1 or more, found {value}")
+        for name, known in (
+            ("order", ("random", "sequential")), ("short", ("drop", "keep")),
+            ("group", ("mixed", "recording")),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                problems.append(f"{name} must be {' or '.join(map(repr, known))}, found "
+                                f"'{getattr(self, name)}'")  # fmt: skip
+        if self.order == "sequential" and low != high:
             problems.append("sequential windows need one length, not a range")
-        if self.short not in ("drop", "keep"):
-            problems.append(f"short must be 'drop' or 'keep', found '{self.short}'")
-        if self.seed < 0:
-            problems.append(f"seed must be 0 or more, found {self.seed}")
+        if self.order == "sequential" and self.dataset_weights:
+            problems.append("dataset_weights are for random windows, not for sequential ones")
+        for name, value in (("seed", self.seed), ("unit_tokens", self.unit_tokens)):
+            if value < 0:
+                problems.append(f"{name} must be 0 or more, found {value}")
         if not 0 <= self.rank < self.world_size:
             problems.append(f"rank {self.rank} does not exist in a world of {self.world_size}")
         missing = [name for name in self.recording_ids if name not in self.recordings]
         problems += [
             f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
         ]
-        twice = {name for name in self.recording_ids if self.recording_ids.count(name) > 1}
-        problems += [f"recording '{name}' is given twice" for name in sorted(twice)]
+        twice = [name for name, count in Counter(self.recording_ids).items() if count > 1]
+        problems += [f"recording '{name}' is given twice" for name in twice]
         if not self.recording_ids:
             problems.append("no recordings were given")
-        if problems:
-            raise SamplingError(f"Sampler: {'; '.join(problems)}.")
+        datasets = {name.split("/")[0] for name in self.recording_ids}
+        for name, weight in self.dataset_weights.items():
+            if name not in datasets:
+                problems.append(f"no recording is of the dataset '{name}' of dataset_weights; "
+                                + did_you_mean(name, datasets))  # fmt: skip
+            elif not 0 <= weight < np.inf:
+                problems.append(f"the weight of dataset '{name}' must be 0 or more, found {weight}")
+        return [problem.removesuffix(".") for problem in problems]
 
-    def _read_recordings(self, targets: Sequence[str] | Mapping[str, Sequence[str]] | None) -> None:
-        """Collect intervals, units and targets of the recordings; nothing else of them is kept."""
-        rows, counts, wanted = [], [], []
-        for index, recording_id in enumerate(self.recording_ids):
-            recording = self.recordings[recording_id]
-            try:
-                intervals = recording.split(self.split, self.scheme)
-            except IntervalError as error:
-                raise SamplingError(str(error)) from None
-            rows.append(np.stack([np.full(len(intervals), index), intervals.start, intervals.end]))
-            counts.append(recording.n_units)
-            if targets is None:
-                wanted.append(recording.targets)
-            else:
-                wanted.append(
-                    targets.get(recording_id, ()) if isinstance(targets, Mapping) else targets
-                )
-        self.unit_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.targets = tuple(dict.fromkeys(name for names in wanted for name in names))
-        self._wanted = wanted
-        self._channels = self._count_channels()
-        table = np.concatenate(rows, axis=1)
-        span = table[2] - table[1]
-        fits = span >= self.min_length - ROUNDING
-        self.n_short = int(np.sum(~fits))
-        if self.short == "drop":
-            table, span = table[:, fits], span[fits]
-        if table.shape[1] == 0:
+    # -------------------------------------------------------------- what recordings hold
+
+    def _outlines(self) -> list[Outline]:
+        outlines = getattr(self.recordings, "outlines", None)  # of all at once, as a store can
+        if outlines is not None:
+            return outlines(self.recording_ids)
+        return [outline_of(self.recordings[name]) for name in self.recording_ids]
+
+    def _choose_rows(self, outlines: Sequence[Outline]) -> Epochs:
+        """Collect the intervals that windows are drawn from, or the windows around events."""
+        try:
+            splits = [one.split(self.split, self.scheme) for one in outlines]
+        except IntervalError as error:
+            raise SamplingError(str(error)) from None
+        if self.around is not None:
+            splits = [self._around(row, *split) for row, split in enumerate(splits)]
+        index = np.repeat(np.arange(len(splits), dtype=np.int32), [len(one[0]) for one in splits])
+        start, end = (np.concatenate(column) for column in zip(*splits, strict=True))
+        shortest = self.lengths.bounds[0]
+        if self.around is None:
+            span = end - start - self.predict
+            fits = span >= shortest - ROUNDING
+            self.dropped["short interval"] += int(np.sum(~fits))
+            if self.short == "keep":
+                fits = span > (ROUNDING if self.predict else 0)
+            index, start, end = index[fits], start[fits], end[fits]
+        dataset = [name.split("/")[0] for name in self.recording_ids]
+        names = sorted(set(dataset))
+        epochs = Epochs(
+            index, start, end,
+            dataset=np.array([names.index(name) for name in dataset])[index],
+            shares=np.array([self.dataset_weights.get(name, 1.0) for name in names]),
+            lengths=None if self.around else self.lengths,
+            order=self.order, stride=self.stride, predict=self.predict,
+            batch_size=self.batch_size, max_tokens=self.max_tokens, group=self.group,
+            seed=self.seed, rank=self.rank, world_size=self.world_size,
+        )  # fmt: skip
+        if epochs.totals.sum() == 0:
+            found = ", ".join(f"{rule}: {count}" for rule, count in self.dropped.items() if count)
             raise SamplingError(
-                f"Split '{self.split}' of {len(self.recording_ids)} recordings holds no window of "
-                f"{self.min_length} s: {self.n_short} intervals are shorter; take a shorter "
-                "window, short='keep', or another split."
+                f"Split '{self.split}' of {len(splits)} recordings holds no window of "
+                f"{shortest:g} s ({found or 'it is empty'}): take a shorter window, short='keep', "
+                "or another split."
             )
-        self._recording = table[0].astype(np.int64)
-        self._start, self._end = table[1], table[2]
-        if self.order == "sequential":
-            beyond = np.maximum(span - self.max_length - ROUNDING, 0)
-            self._count = np.ceil(beyond / self.stride).astype(np.int64) + 1
-        else:
-            whole = np.floor((span + ROUNDING) / ((self.min_length + self.max_length) / 2))
-            self._count = np.maximum(whole, 1).astype(np.int64)
-        self._planned = None  # the last plan drawn, kept only to save drawing it again
+        return epochs
 
-    def _count_channels(self) -> dict[str, int]:
-        """Return the width of each target, which must be the same wherever it is found."""
-        found: dict[str, tuple[int, str]] = {}
-        for recording_id, wanted in zip(self.recording_ids, self._wanted, strict=True):
-            for name, one in self.recordings[recording_id].series.items():
-                if name not in wanted:
-                    continue
-                width, first = found.setdefault(name, (one.values.shape[1], recording_id))
-                if width != one.values.shape[1]:
-                    raise SamplingError(
-                        f"'{name}' has {one.values.shape[1]} channels in {recording_id}, {width} "
-                        f"in {first}: sample them apart, or name the series differently."
-                    )
-        for name in self.targets:
-            if name not in found:
-                known = {name for one in self.recording_ids for name in self.recordings[one].series}
-                raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}.")
-        return {name: found[name][0] for name in self.targets}
+    def _around(
+        self, index: int, first: np.ndarray, last: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return start and end of the windows around the events of one recording."""
+        assert self.around is not None
+        table = self._reader.open(index).intervals.get(self.around.table, IntervalSet.empty())
+        events = self.around.events(table, self.recording_ids[index])
+        known = events[np.isfinite(events)]
+        start, end, outside = event_windows(known, self.around, first, last, self.predict)
+        self.dropped["event without a time"] += len(events) - len(known)
+        self.dropped["event whose window leaves the split"] += outside
+        return start, end
 
     @cached_property
     def unit_ids(self) -> np.ndarray:
         """Ids of the units of all recordings, shape (U,), str; the row is the global index."""
-        tables = [self.recordings[name].unit_ids for name in self.recording_ids]
+        tables = [self._reader.open(row).unit_ids for row in range(len(self.recording_ids))]
         return np.concatenate([np.asarray(ids, np.str_) for ids in tables])
+
+    def split_intervals(self, recording_id: str) -> IntervalSet:
+        """Return the intervals, or the windows around events, that one recording gives."""
+        if recording_id not in self.recording_ids:
+            raise SamplingError(
+                f"Sampler: no recording '{recording_id}'; "
+                + did_you_mean(recording_id, self.recording_ids)
+            )
+        rows, index = self._epochs, self.recording_ids.index(recording_id)
+        mine = rows.recording == index
+        return IntervalSet.sorted(rows.start[mine], rows.end[mine])
+
+    # -------------------------------------------------------------- which windows
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what can be had again, so that a sampler of a `Store` pickles small."""
@@ -212,64 +311,41 @@ class Sampler:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _planned=None)
 
-    # -------------------------------------------------------------- which windows
+    def _plan(self, epoch: int) -> Epoch:
+        """Return an epoch; the last one is kept, only to save planning it again."""
+        planned = self._planned
+        if planned is None or planned[0] != epoch:
+            planned = self._planned = (epoch, self._epochs.plan(epoch, self._count_tokens))
+            for name in planned[1].windows.__slots__:
+                getattr(planned[1].windows, name).flags.writeable = False
+        return planned[1]
+
+    def _count_tokens(self, windows: Windows) -> np.ndarray:
+        """Return the tokens of each window: its spikes, and `unit_tokens` for each unit."""
+        n_units = np.diff(self.unit_offsets)[windows.recording]
+        return self._reader.count_spikes(windows) + n_units * self.unit_tokens
 
     def plan(self, epoch: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return all windows of an epoch, over all ranks, in the order they are used.
+        """Return all windows of an epoch, over all ranks, before they are dealt out as batches.
 
         Returns
         -------
-        recording : ndarray, shape (W,), int64
+        recording : ndarray, shape (W,), int32
             Index in `recording_ids`.
         start, end : ndarray, shape (W,), float64
             Seconds on the recording's clock. All three are read-only.
         """
-        if self._planned is None or self._planned[0] != epoch:
-            draw = self._sequential_plan if self.order == "sequential" else self._random_plan
-            columns = draw(epoch)
-            for column in columns:
-                column.flags.writeable = False
-            self._planned = (epoch, columns)
-        return self._planned[1]
-
-    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the interval of each window of an epoch, and which one it is of its interval."""
-        row = np.repeat(np.arange(len(self._count)), self._count)
-        return row, np.arange(len(row)) - np.repeat(
-            np.cumsum(self._count) - self._count, self._count
-        )
-
-    def _random_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.seed, epoch])
-        row, stratum = self._rows()
-        first, last = self._start[row], self._end[row]
-        length = rng.uniform(self.min_length, self.max_length, len(row))
-        if self.max_length == self.min_length:
-            length[:] = self.max_length
-        length = np.minimum(length, last - first)
-        place = (stratum + rng.random(len(row))) / self._count[row]
-        start = np.minimum(first + place * (last - first - length), last - length)
-        start = np.maximum(start, first)
-        end = np.minimum(start + length, last)
-        order = rng.permutation(len(row))
-        return self._recording[row][order], start[order], end[order]
-
-    def _sequential_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row, step = self._rows()
-        first, last = self._start[row], self._end[row]
-        length = np.minimum(self.max_length, last - first)
-        start = np.maximum(np.minimum(first + step * self.stride, last - length), first)
-        end = np.minimum(start + length, last)
-        # Rounding must not lose a sample between two windows, or behind the last of an interval.
-        then = np.where(step == self._count[row] - 1, last, np.roll(start, -1))
-        return self._recording[row], start, np.where(np.abs(then - end) <= ROUNDING, then, end)
+        windows = self._plan(epoch).windows
+        return windows.recording, windows.start, windows.end
 
     def steps(self, epoch: int = 0) -> int:
-        """Return how many batches this rank makes of an epoch; every epoch has as many."""
-        batches = -(-int(np.sum(self._count)) // self.batch_size)
-        if self.order == "random":
-            return batches // self.world_size
-        return len(range(self.rank, batches, self.world_size))
+        """Return how many batches this rank makes of an epoch.
+
+        Every epoch has as many, unless `max_tokens` is given, or weighted datasets are grouped by
+        recording: then it depends on the windows that were drawn.
+        """
+        ahead = self._epochs.steps_ahead()
+        return len(self._plan(epoch).mine) if ahead is None else ahead
 
     def __len__(self) -> int:
         return self.steps()
@@ -279,9 +355,9 @@ class Sampler:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch; pass 0, 1, 2, … for new windows each time."""
-        return (self.batch(epoch, step) for step in range(self.steps(epoch)))
+    def epoch(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from a step on; every epoch draws new windows."""
+        return (self.batch(epoch, at) for at in range(step, self.steps(epoch)))
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return one batch, whatever was drawn before.
@@ -289,91 +365,31 @@ class Sampler:
         Raises
         ------
         SamplingError
-            If the epoch has no such step.
+            If the epoch has no such step, or a recording was ingested again.
         """
-        plan = self.plan(epoch)
         if not 0 <= step < self.steps(epoch):
             raise SamplingError(f"Epoch {epoch} has {self.steps(epoch)} steps, none is {step}.")
-        first = (step * self.world_size + self.rank) * self.batch_size
-        recording, start, end = (column[first : first + self.batch_size] for column in plan)
-        return self.gather(recording, start, end)
+        plan = self._plan(epoch)
+        number = int(plan.mine[step])
+        batch = self._reader.read(plan.windows.take(slice(*plan.offsets[number : number + 2])))
+        if self.augment:
+            rng = np.random.default_rng([self.seed, epoch, AUGMENTING, number])
+            for augmentation in self.augment:
+                batch = augmentation(batch, rng)
+        return batch
 
     def gather(self, recording: np.ndarray, start: np.ndarray, end: np.ndarray) -> Batch:
-        """Return the data of any windows of the sampler's recordings.
+        """Return the data of any windows of the sampler's recordings, as they were recorded.
 
         Parameters
         ----------
-        recording : ndarray, shape (B,), int64
+        recording : ndarray, shape (B,), int
             Index in `recording_ids`.
         start, end : ndarray, shape (B,), float64
-            Windows in seconds on each recording's clock.
+            Windows in seconds on each recording's clock; `predict` seconds behind them are the
+            targets, where the sampler has that.
         """
-        opened = {
-            index: self.recordings[self.recording_ids[index]] for index in set(recording.tolist())
-        }
-        lo, hi = np.zeros((2, len(recording)), np.int64)
-        for index, one in opened.items():
-            mine = recording == index
-            lo[mine], hi[mine] = window_bounds(one.spike_time, start[mine], end[mine])
-        offsets = np.concatenate([[0], np.cumsum(hi - lo)])
-        spike_time = np.empty(offsets[-1], np.float32)
-        spike_unit = np.empty(offsets[-1], np.int32)
-        for row, index in enumerate(recording.tolist()):
-            one, source = opened[index], slice(lo[row], hi[row])
-            here = slice(offsets[row], offsets[row + 1])
-            np.subtract(
-                one.spike_time[source], start[row], out=spike_time[here], casting="same_kind"
-            )
-            np.add(one.spike_unit[source], np.int32(self.unit_offsets[index]), out=spike_unit[here])
-        n_units = np.diff(self.unit_offsets)[recording]
-        return Batch(
-            recording_ids=self.recording_ids,
-            recording=recording.copy(),
-            start=start.copy(),
-            end=end.copy(),
-            length=end - start,
-            spike_time=spike_time,
-            spike_unit=spike_unit,
-            spike_offsets=offsets,
-            unit=take_rows(self.unit_offsets[recording], n_units).astype(np.int32),
-            unit_offsets=join_offsets(n_units),
-            first_unit=self.unit_offsets[recording],
-            targets={
-                name: self._gather_target(name, opened, recording, start, end)
-                for name in self.targets
-            },
-        )
-
-    def _gather_target(
-        self,
-        name: str,
-        opened: Mapping[int, Recording],
-        recording: np.ndarray,
-        start: np.ndarray,
-        end: np.ndarray,
-    ) -> TargetBatch:
-        times, values, counts = [], [], []
-        for index, first, last in zip(recording.tolist(), start, end, strict=True):
-            series = opened[index].series.get(name) if name in self._wanted[index] else None
-            lo, hi = (0, 0) if series is None else map(int, series.bounds(first, last))
-            counts.append(hi - lo)
-            if series is not None and hi > lo:
-                times.append((series.times(slice(lo, hi)) - first).astype(np.float32))
-                values.append(np.asarray(series.values[lo:hi], np.float32))
-        none = np.empty((0, self._channels[name]), np.float32)
-        return TargetBatch(
-            time=np.concatenate([np.empty(0, np.float32), *times]),
-            values=np.concatenate([none, *values]),
-            weight=np.ones(sum(counts), np.float32),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        )
-
-    def split_intervals(self, recording_id: str) -> IntervalSet:
-        """Return the intervals that the windows of one recording are drawn from."""
-        if recording_id not in self.recording_ids:
-            raise SamplingError(
-                f"Sampler: no recording '{recording_id}'; "
-                + did_you_mean(recording_id, self.recording_ids)
-            )
-        mine = self._recording == self.recording_ids.index(recording_id)
-        return IntervalSet(self._start[mine], self._end[mine])
+        recording = np.asarray(recording, np.int64)
+        start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+        aim = (end, end + self.predict) if self.predict else (start, end)
+        return self._reader.read(Windows(recording, start, end, *aim))

@@ -1,0 +1,152 @@
+"""Opens the recordings of a sampler and reads windows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spikedata.batch import Batch, TargetBatch
+from spikedata.errors import SamplingError
+from spikedata.gather import Times, gather_intervals, gather_spikes, gather_target, weight_steps
+from spikedata.intervals import window_bounds
+from spikedata.outline import Outline
+from spikedata.ragged import join_offsets, take_rows
+from spikedata.recording import Recording
+from spikedata.windows import Windows
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Reads windows of some recordings as batches.
+
+    What it learns of a recording when it is opened first stays: 2 kB for each column of times, and
+    the loss weights over time. It pickles without that.
+
+    Parameters
+    ----------
+    recordings : mapping of str to Recording
+        A `Store`, or recordings in memory.
+    outlines : sequence of Outline, length R
+        The recordings that windows are read of, in the order of their index.
+    wanted : sequence of set of str, length R
+        Targets to read of each recording.
+    channels : mapping of str to int
+        Width of each target.
+    weights : mapping of str to mapping of str to float
+        For each target that has any, the factors of interval tables.
+    intervals : mapping of str to sequence of str
+        Interval tables that come along, and the columns of each.
+    """
+
+    def __init__(
+        self,
+        recordings: Mapping[str, Recording],
+        outlines: Sequence[Outline],
+        wanted: Sequence[frozenset[str]],
+        channels: Mapping[str, int],
+        weights: Mapping[str, Mapping[str, float]],
+        intervals: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.recordings = recordings
+        self.recording_ids = tuple(one.recording_id for one in outlines)
+        self.fingerprints = tuple(one.fingerprint for one in outlines)
+        self.unit_offsets = join_offsets(np.array([one.n_units for one in outlines], np.int64))
+        self.wanted, self.channels = wanted, channels
+        self.weights, self.intervals = weights, intervals
+        self._forget()
+
+    def _forget(self) -> None:
+        count = len(self.recording_ids)
+        self._spikes = Times(count)
+        self._samples = {name: Times(count) for name in self.channels}
+        self._factors: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: one for name, one in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def open(self, index: int) -> Recording:
+        """Return one recording.
+
+        Raises
+        ------
+        SamplingError
+            If it is not the one any more of which the outline was taken.
+        """
+        recording = self.recordings[self.recording_ids[index]]
+        if recording.fingerprint != self.fingerprints[index]:
+            raise SamplingError(
+                f"{self.recording_ids[index]} was ingested again after this sampler was made, and "
+                "its intervals may have moved: make the sampler again."
+            )
+        return recording
+
+    def count_spikes(self, windows: Windows) -> np.ndarray:
+        """Return the spikes of each window, shape (W,), int64."""
+        spikes = np.zeros(len(windows), np.int64)
+        order = np.lexsort((windows.start, windows.recording))  # near times are near in memory
+        cuts = np.searchsorted(windows.recording[order], np.arange(len(self.recording_ids) + 1))
+        for index in range(len(self.recording_ids)):
+            mine = order[cuts[index] : cuts[index + 1]]
+            if len(mine):
+                time = self.open(index).spike_time
+                lo, hi = window_bounds(time, windows.start[mine], windows.end[mine])
+                spikes[mine] = hi - lo
+        return spikes
+
+    def read(self, windows: Windows) -> Batch:
+        """Return the data of windows as a batch."""
+        index = windows.recording.astype(np.int64)
+        opened = {one: self.open(one) for one in set(index.tolist())}
+        for one, recording in opened.items():
+            self._spikes.learn(one, recording.spike_time)
+        recordings = [opened[one] for one in index.tolist()]
+        start, end, first_unit = windows.start, windows.end, self.unit_offsets[index]
+        spike_time, spike_unit, spike_offsets = gather_spikes(
+            recordings, self._spikes, index, start, end, first_unit
+        )
+        n_units = np.diff(self.unit_offsets)[index]
+        return Batch(
+            recording_ids=self.recording_ids,
+            recording=index,
+            start=start.copy(),
+            end=end.copy(),
+            length=end - start,
+            spike_time=spike_time,
+            spike_unit=spike_unit,
+            spike_offsets=spike_offsets,
+            unit=take_rows(first_unit, n_units).astype(np.int32),
+            unit_offsets=join_offsets(n_units),
+            first_unit=first_unit,
+            targets={name: self._target(name, opened, windows) for name in self.channels},
+            intervals={
+                name: gather_intervals(recordings, name, columns, start, end)
+                for name, columns in self.intervals.items()
+            },
+        )
+
+    def _target(self, name: str, opened: Mapping[int, Recording], windows: Windows) -> TargetBatch:
+        series, factors = {}, {}
+        times = self._samples[name]
+        for index, recording in opened.items():
+            series[index] = one = recording.series[name] if name in self.wanted[index] else None
+            if one is not None and one.time is not None:
+                times.learn(index, one.time)
+            if name in self.weights:
+                if (name, index) not in self._factors:
+                    steps = weight_steps(recording.intervals, self.weights[name])
+                    self._factors[name, index] = steps
+                factors[index] = self._factors[name, index]
+        rows = windows.recording.tolist()
+        return gather_target(
+            [series[index] for index in rows],
+            times,
+            windows,
+            self.channels[name],
+            [factors[index] for index in rows] if factors else (),
+        )
