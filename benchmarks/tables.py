@@ -141,9 +141,92 @@ def ingest_table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def sampler_table(result: dict) -> str:
+    """Return windows per second of ours, torch_brain and the floor, opening, and the aims."""
+    other = {one["recordings"]: one for one in result["torch_brain"]}
+    lines = [
+        "| recordings | batch | workers | ours, windows/s | torch_brain | times as fast "
+        "| floor | of the floor |",
+        "|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for one in result["ours"]:
+        beside = other.get(one["recordings"], {"rows": []})["rows"]
+        lines += [
+            _sampler_row(one, row, beside)
+            for row in one["rows"]
+            if row["what"] == "ours" and (one["state"] == "from disk" or row["workers"] == 0)
+        ]
+    lines += ["", *_opening_rows(result["opening"], other), "", *_aim_rows(result["aims"])]
+    settings, machine = result["settings"], result["machine"]
+    versions = [one["versions"]["torch_brain"] for one in result["torch_brain"]][:1]
+    lines.append(
+        f"\nMedians of {settings['repeats']} repeats of {settings['windows']:,} windows (range), "
+        f"{settings['batch_size']} a batch; torch_brain {', '.join(versions) or 'not measured'}: "
+        f"{settings['torch_brain_repeats']} of {settings['torch_brain_windows']:,}; "
+        f"{machine['cpus']} cores ({machine['processor']}); commit `{result['commit'][:10]}`."
+    )
+    return "\n".join(lines)
+
+
+def _sampler_row(one: dict, row: dict, beside: list[dict]) -> str:
+    key = ("form", "dropout", "workers")
+    same = [other for other in beside if all(other[name] == row[name] for name in key)]
+    floors = [
+        np.median(other["windows_s"])
+        for other in one["rows"]
+        if other["what"] != "ours" and all(other[name] == row[name] for name in key)
+    ]
+    ours = np.median(row["windows_s"])
+    theirs = np.median(same[0]["windows_s"]) if same else None
+    batch = {"ragged": "joined", "padded": "padded POYO"}[row["form"]]
+    cells = [
+        f"{one['recordings']:,}" + ", just written" * (one["state"] != "from disk"),
+        batch + ", unit dropout" * row["dropout"],
+        str(row["workers"]),
+        f"{ours:,.0f} ({min(row['windows_s']):,.0f} to {max(row['windows_s']):,.0f})",
+        f"{theirs:,.0f}" if theirs else "",
+        f"{ours / theirs:.0f}" if theirs else "",
+        f"{max(floors):,.0f}" if floors else "",
+        f"{ours / max(floors):.2f}" if floors else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _opening_rows(opening: list[dict], other: dict[int, dict]) -> list[str]:
+    lines = [
+        "| recordings | open, ms | best | without the catalogue | first batch, ms "
+        "| private memory, kB a recording | torch_brain, ms | kB a recording |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for one in opening:
+        count, theirs = one["recordings"], other.get(one["recordings"])
+        cells = [
+            f"{count:,}",
+            f"{np.median(one['open_s']) * 1e3:.1f}",
+            f"{min(one['open_s']) * 1e3:.1f}",
+            f"{one['without_catalogue_s'] * 1e3:,.0f}",
+            f"{np.median(one['first_batch_s']) * 1e3:.1f}",
+            f"{np.median(one['private_bytes']) / count / 1e3:,.1f}",
+            f"{np.median(theirs['open_s']) * 1e3:,.0f}" if theirs else "",
+            f"{np.median(theirs['private_bytes']) / count / 1e3:,.0f}" if theirs else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _aim_rows(aims: list[dict]) -> list[str]:
+    lines = ["| aim | wanted | measured | met |", "|---|--:|--:|---|"]
+    for one in aims:
+        wanted = f"{'at least' if one['least'] else 'less than'} {one['aim']:,g}"
+        digits = ",.0f" if one["measured"] >= 10 else ".3g"
+        met = "yes" if one["met"] else "no"
+        lines.append(f"| {one['what']} | {wanted} | {one['measured']:{digits}} | {met} |")
+    return lines
+
+
 TABLES = {
     "sample": sample_table, "learning": learning_table, "fetch": fetch_table,
-    "ingest": ingest_table,
+    "ingest": ingest_table, "sampler": sampler_table,
 }  # fmt: skip
 
 
