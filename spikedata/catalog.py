@@ -275,7 +275,7 @@ class _Flat:
 
 
 def _texts(column: pa.Array) -> list[str]:
-    return column.to_numpy(zero_copy_only=False).tolist()
+    return column.to_pylist()  # to_numpy() of text imports pandas
 
 
 def read_catalog(folder: Path) -> Catalog:
@@ -300,7 +300,7 @@ def read_catalog(folder: Path) -> Catalog:
 
 
 def readable_table(rows: pa.RecordBatch, problems: Mapping[str, str]) -> pa.Table:
-    """Return rows of the catalogue for people, sorted by id, with what cannot be read.
+    """Return sorted rows of the catalogue for people, with what cannot be read among them.
 
     Parameters
     ----------
@@ -337,4 +337,5 @@ def readable_table(rows: pa.RecordBatch, problems: Mapping[str, str]) -> pa.Tabl
         name = f"about_{key}" if key in columns or key == "problem" else key
         columns[name] = pa.array([one.get(key) for one in about], pa.string())
     columns["problem"] = pa.array([None] * len(rows) + list(problems.values()), pa.string())
-    return pa.table(columns).sort_by("recording_id")
+    table = pa.table(columns)
+    return table.take(np.argsort(np.array(ids, np.str_))) if problems else table

@@ -252,5 +252,6 @@ def fingerprint_of(header: RecordingHeader) -> str:
 
     The same bytes have the same one, wherever and whenever they were written.
     """
-    text = json.dumps({name: entry.sha256 for name, entry in sorted(header.files.items())})
-    return hashlib.sha256(text.encode()).hexdigest()
+    # As json.dumps writes them: names need no escapes.
+    pairs = [f'"{name}": "{entry.sha256}"' for name, entry in sorted(header.files.items())]
+    return hashlib.sha256(f"{{{', '.join(pairs)}}}".encode()).hexdigest()

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TypeVar
 
 import pyarrow as pa
@@ -138,6 +139,7 @@ def map_file(path: str, *, huge_pages: bool = False) -> pa.Buffer:
     return pa.foreign_buffer(address, size, pages)
 
 
+@cache
 def physical_memory() -> int:
     """Return the bytes of memory of this machine, 0 where the system does not tell."""
     with suppress(AttributeError, OSError, ValueError):

@@ -22,29 +22,10 @@ from typing import TypeVar
 import pyarrow as pa
 from pydantic import JsonValue, ValidationError
 
-from spikedata.catalog import (
-    Catalog,
-    Entry,
-    Identity,
-    identity_of,
-    read_catalog,
-    readable_table,
-)
-from spikedata.errors import (
-    IntegrityError,
-    RecordingNotFoundError,
-    StoreError,
-    did_you_mean,
-)
+from spikedata.catalog import Catalog, Entry, Identity, identity_of, read_catalog, readable_table
+from spikedata.errors import IntegrityError, RecordingNotFoundError, StoreError, did_you_mean
 from spikedata.files import sha256_of, sync_folder
-from spikedata.layout import (
-    HEADER,
-    NAME,
-    RecordingHeader,
-    first_problem,
-    parse_header,
-    write_files,
-)
+from spikedata.layout import HEADER, NAME, RecordingHeader, first_problem, parse_header, write_files
 from spikedata.mapping import physical_memory
 from spikedata.opening import check_size, map_recording, size_of
 from spikedata.outline import Outline

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,3 +188,44 @@ def test_a_recording_without_splits_says_how_to_get_some():
 
     with pytest.raises(IntervalError, match=r"no splits; add \[datasets.harmonize.splits\]"):
         recording.split("train")
+
+
+# ------------------------------------------------------------------ equality
+
+
+def test_recordings_are_equal_by_content_and_gaps_are_gaps():
+    one, other = build_recording(0), build_recording(0)
+    one.series["velocity"].values[3, 0] = other.series["velocity"].values[3, 0] = np.nan
+
+    assert one == other
+    assert one == replace(other, fingerprint="0" * 64)  # where it was read is no content
+    assert one.series["velocity"] == other.series["velocity"]
+    assert one != "made/s0"
+    assert one.series["velocity"] != 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: {"recording_id": "made/s9"},
+        lambda one: {"spike_time": one.spike_time + 1e-9},
+        lambda one: {"spike_time": one.spike_time[:-1]},
+        lambda one: {"units": {**one.units, "unit_id": one.unit_ids[::-1]}},
+        lambda one: {"units": {**one.units, "more": one.unit_ids}},
+        lambda one: {"domain": IntervalSet.single(0.0, 19.0)},
+        lambda one: {"series": {**one.series, "velocity": one.series["position"]}},
+        lambda one: {"splits": dict(reversed([*one.splits.items(), ("b", one.domain)]))},
+        lambda one: {"targets": ()},
+        lambda one: {"about": {**one.about, "task": "another"}},
+    ],
+)
+def test_recordings_that_differ_anywhere_are_not_equal(change):
+    one = replace(build_recording(0), splits={**build_recording(0).splits, "b": IntervalSet.empty()})
+
+    assert one != replace(one, **change(one))
+
+
+def test_recordings_have_no_hash_as_their_arrays_have_none():
+    for one in (build_recording(0), build_recording(0).series["velocity"]):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(one)
