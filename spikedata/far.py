@@ -123,7 +123,8 @@ class FarEnd:
             If it cannot be read.
         """
         path = self._path(recording_id, name)
-        with self._translated(path), self._files.open(path, "rb", block_size=2 * CHUNK) as file:
+        how: dict[str, Any] = {"cache_type": "readahead"} if self._is_web else {}  # nothing twice
+        with self._translated(path), self._files.open(path, "rb", 2 * CHUNK, **how) as file:
             while chunk := cast(bytes, file.read(CHUNK)):
                 yield chunk
 

@@ -222,6 +222,7 @@ def test_files_of_the_old_version_are_removed_and_those_of_others_stay(tmp_path)
 def test_recordings_and_datasets_can_be_named(store, tmp_path):
     store.write(build_recording(5, recording_id="other/t0"), {})
     put(store)
+    Faulty.files["bucket/spikes/catalog.arrow"] = b"no folder"
 
     assert statuses(pull(tmp_path / "a", URL, ["made/s1"])) == {"made/s1": "done"}
     assert list(statuses(pull(tmp_path / "b", URL, ["other", "made/s0"]))) == [
@@ -310,6 +311,10 @@ def _web(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_web_server_that_lists_its_folders_is_pulled_from(store, web, tmp_path):
+    (store.path / "catalog").write_bytes(b"no folder")
+    (store.path / "made/README").write_bytes(b"nor this")
+    (store.path / "made/unfinished").mkdir()
+
     assert statuses(pull(tmp_path / "other", web)) == dict.fromkeys(store, "done")
     assert_same_store(store, Store(tmp_path / "other"))
 
@@ -320,6 +325,23 @@ def test_a_web_server_that_lists_nothing_is_asked_for_names(store, web, tmp_path
     with pytest.raises(StoreError, match="name each recording as <dataset>/<session>"):
         pull(tmp_path / "other", web)
     assert statuses(pull(tmp_path / "other", web, only(0, 2))) == dict.fromkeys(only(0, 2), "done")
+
+
+def test_of_a_server_that_gives_ranges_every_byte_is_asked_for_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(far, "CHUNK", 1000)
+    store = Store(tmp_path / "near", create=True)
+    store.write(build_recording(0, n_spikes=2000), {})
+    for name, data in contents(store).items():
+        server.files[f"/data/made/s0/{name}"] = data
+
+    assert statuses(pull(tmp_path / "other", f"{server.url('files')}/data", only(0))) == {
+        "made/s0": "done"
+    }
+    ranges = [one.range for one in server.log if one.path.endswith("spikes.arrow") and one.range]
+    bounds = [tuple(map(int, one.removeprefix("bytes=").split("-"))) for one in ranges]
+    assert len(bounds) > 5
+    assert sum(end - begin + 1 for begin, end in bounds) == len(contents(store)["spikes.arrow"])
+    assert_same_store(store, Store(tmp_path / "other"))
 
 
 def test_a_token_is_sent_with_every_request_and_never_shown(web, tmp_path):
