@@ -107,7 +107,7 @@ def theirs(folder: Path, recordings: int, args: argparse.Namespace, check: Path)
         python, script, "measure", folder, recordings, check, args.torch_brain_windows,
         args.batch_size, args.torch_brain_repeats,
     )  # fmt: skip
-    runs = [run_child(python, script, "open", folder, recordings) for _ in range(3)]
+    runs = [run_child(python, script, "open", folder, recordings) for _ in range(args.opens)]
     return {
         **found,
         "open_s": [one["open_s"] for one in runs],

@@ -101,12 +101,12 @@ def read_columns(store: Store, sampler: Sampler) -> Columns:
     )
 
 
-def compare(sampler: Sampler, columns: Columns, vocabulary: Vocabulary) -> None:
+def compare(sampler: Sampler, columns: Columns, vocabulary: Vocabulary, batch_size: int) -> None:
     """Stop unless every floor and the sampler make the same batches, joined and padded."""
     plan = sampler.plan(0)
     for step in range(min(CHECKED, sampler.steps(0))):
         batch = sampler.batch(0, step)
-        here = slice(step * len(batch), (step + 1) * len(batch))
+        here = slice(step * batch_size, (step + 1) * batch_size)
         recording, start = np.asarray(plan[0][here], np.int64), plan[1][here]
         tokens, values, mask = pad_batch(batch, vocabulary, sampler.unit_ids)
         target = batch.targets[TARGET]
@@ -275,7 +275,7 @@ def measure(folder: Path, windows: int, batch_size: int, repeats: int, check: Pa
     vocabulary = make_vocabulary(sampler)
     read = read_through(sampler)
     columns = read_columns(store, sampler)
-    compare(sampler, columns, vocabulary)
+    compare(sampler, columns, vocabulary, batch_size)
     write_check(check, sampler, columns, vocabulary)
     steps, count = sampler.steps(0), max(1, windows // batch_size)
     jobs = jobs_of(samplers, columns, vocabulary, batch_size)
