@@ -13,6 +13,7 @@ SpikedataError
 │   └── RecordingNotFoundError (KeyError)  no such recording in this store
 ├── IntervalError (ValueError)          an interval or interval set is malformed
 ├── ExecutorError (RuntimeError)        work cannot run where it was asked to
+├── ViewError (ValueError)              a recording or a store cannot be shown as asked
 └── SamplingError (ValueError)          windows cannot be drawn as asked
 
 A message says where, what was expected, what was found, and what to do next.
@@ -38,6 +39,7 @@ __all__ = [
     "SpikedataError",
     "StoreError",
     "UnreachableError",
+    "ViewError",
     "did_you_mean",
 ]
 
@@ -102,6 +104,12 @@ class IntervalError(SpikedataError, ValueError):
 
 class ExecutorError(SpikedataError, RuntimeError):
     """Work cannot run where it was asked to: no such executor, or its processes do not start."""
+
+    exit_code = 2
+
+
+class ViewError(SpikedataError, ValueError):
+    """A recording or a store cannot be shown as asked: no such table, a mistaken query."""
 
     exit_code = 2
 
