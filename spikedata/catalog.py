@@ -68,8 +68,16 @@ class Entry:
         Raises
         ------
         IntegrityError
-            If a table of splits is damaged, or names others than train, valid and test.
+            If a table of splits is damaged, or names others than train, valid and test; or if the
+            header holds text that is no Unicode.
         """
+        try:
+            header.model_dump_json()
+        except ValueError as error:
+            raise IntegrityError(
+                f"{header.recording_id}: {HEADER} holds text that cannot be written: {error}. "
+                "Ingest it again."
+            ) from None
         for scheme, table in recording.splits.items():
             found = np.asarray(table.columns.get("split", ["nothing"]), np.str_)
             if not np.isin(found, SPLITS).all():

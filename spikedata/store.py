@@ -31,7 +31,7 @@ from spikedata.opening import check_size, map_recording, size_of
 from spikedata.outline import Outline
 from spikedata.recording import Recording
 
-__all__ = ["Store", "parse_header"]
+__all__ = ["Store"]
 
 STALE_AFTER = 24 * 3600.0  # s after which another writer's unfinished directory is swept away
 RECORDING_ID = re.compile(f"{NAME}/{NAME}")
