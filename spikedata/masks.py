@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spikedata.bounds import pairs
 from spikedata.intervals import IntervalSet
 
 __all__ = ["dilated", "eroded", "length_of", "masked_segments"]
@@ -57,8 +58,7 @@ def masked_segments(time: np.ndarray, mask: np.ndarray) -> IntervalSet:
         start = np.append(time[0], start)
     if len(mask) and mask[-1]:
         end = np.append(end, time[-1])
-    kept = start < end
-    return IntervalSet(start[kept], end[kept])
+    return IntervalSet(*pairs(start, end))
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from spikedata.bounds import pairs
 from spikedata.errors import IntervalError, did_you_mean
 from spikedata.intervals import IntervalSet
 from spikedata.recording import SPLITS
@@ -155,8 +156,8 @@ def without_leakage(table: IntervalSet, reach: float) -> IntervalSet:
     """Return the splits with training time closer than `reach` s to valid or test removed."""
     names = np.asarray(table.columns["split"])
     parts = {name: table.where(names == name).coalesce() for name in SPLITS}
-    held_out = parts["valid"].union(parts["test"])
-    parts["train"] = parts["train"].difference(held_out.dilate(reach))
+    held_out = parts["valid"] | parts["test"]
+    parts["train"] -= held_out.dilate(reach)
     return split_table(parts)
 
 
@@ -171,9 +172,7 @@ def _time_at(covered: IntervalSet, amount: float) -> float:
 
 def clip(covered: IntervalSet, begin: float, end: float) -> IntervalSet:
     """Return the rows as far as they lie in ``[begin, end)``; the bounds may be infinite."""
-    start, stop = np.maximum(covered.start, begin), np.minimum(covered.end, end)
-    kept = start < stop
-    return IntervalSet(start[kept], stop[kept])
+    return IntervalSet(*pairs(np.maximum(covered.start, begin), np.minimum(covered.end, end)))
 
 
 def shuffled_rows(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
