@@ -62,6 +62,15 @@ class ModelConfig(_Model):
         return self
 
 
+class UnitDropoutConfig(_Model):
+    """How many units of a window are kept in training; see `spikedata.augment.UnitDropout`."""
+
+    min_units: Count = 20
+    mode_units: Count = 100
+    max_units: Count = 300
+    peak: Positive = 4.0
+
+
 class TrainConfig(_Model):
     """How a model is trained."""
 
@@ -74,7 +83,7 @@ class TrainConfig(_Model):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the steps
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps
     clip: Positive = 1.0  # largest norm of the gradient
-    unit_dropout: Share = 0.0  # largest share of units silenced in a window
+    unit_dropout: UnitDropoutConfig | None = None  # keep all units when not given
     evaluate_every: Count = 100  # steps
     checkpoint_every: Count = 100  # steps
     curve_split: Literal["train", "valid", "test"] = "valid"

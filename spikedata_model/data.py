@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from spikedata.recording import Recording
 from spikedata.sampler import Sampler
 from spikedata_model.config import Config
 from spikedata_model.errors import ConfigError
+from spikedata_model.tokenizer import Tokenizer
 from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["RunData", "Scale", "prepare_data"]
@@ -73,19 +75,33 @@ class RunData:
             **options,  # type: ignore[arg-type]  # the sampler checks its own arguments
         )
 
+    def tokenizer(self, sampler: Sampler, config: Config) -> Tokenizer:
+        """Return what makes tokens of the batches of a sampler of these recordings."""
+        context = config.model.context
+        return Tokenizer(self.vocabulary, sampler.unit_ids, sampler.recording_ids, context=context)
+
     def has_split(self, split: str) -> bool:
         """Return whether any recording has time in this split."""
         splits = (self.recordings[name].split(split, self.scheme) for name in self.recording_ids)
         return any(len(intervals) for intervals in splits)
 
+    @cached_property
+    def _scale_tables(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and std of each target, each of shape (R, C), by the recording's index."""
+        tables = {}
+        for target, width in self.channels.items():
+            absent = Scale((0.0,) * width, (1.0,) * width)
+            scales = [self.scales[name].get(target, absent) for name in self.recording_ids]
+            tables[target] = (
+                np.array([one.mean for one in scales]),
+                np.array([one.std for one in scales]),
+            )
+        return tables
+
     def _per_row(self, batch: Batch, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and std for every sample of a target in a batch, each of shape (K, C)."""
-        absent = Scale((0.0,) * self.channels[target], (1.0,) * self.channels[target])
-        scales = [self.scales[name].get(target, absent) for name in batch.recording_ids]
-        row = batch.recording[
-            np.repeat(np.arange(len(batch)), np.diff(batch.targets[target].offsets))
-        ]
-        mean, std = (np.array([getattr(one, part) for one in scales]) for part in ("mean", "std"))
+        mean, std = self._scale_tables[target]
+        row = np.repeat(batch.recording, np.diff(batch.targets[target].offsets))
         return mean[row], std[row]
 
     def normalised(self, batch: Batch, target: str) -> torch.Tensor:

@@ -23,7 +23,6 @@ from spikedata_model.config import Config
 from spikedata_model.data import RunData
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import tokenize
 
 __all__ = ["Evaluation", "Prediction", "Score", "evaluate", "predict", "r2_score"]
 
@@ -156,14 +155,13 @@ def predict(
         for target, width in data.channels.items()
         if target in data.scales[name]
     }
+    tokenizer = data.tokenizer(sampler, config)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for step in range(sampler.steps()):
             batch = sampler.batch(0, step)
-            tokens = tokenize(
-                batch, data.vocabulary, sampler.unit_ids, context=config.model.context
-            )
+            tokens = tokenizer(batch)
             for target, normalised in model(tokens.to(model.frequency_F.device)).items():
                 _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
             progress(f"predicting {split}", step + 1, sampler.steps())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from spikedata.batch import Batch
+from spikedata.ragged import take_rows
 from spikedata_model.errors import ConfigError
 from spikedata_model.vocabulary import Vocabulary
 
-__all__ = ["END", "SPIKE", "START", "Tokens", "tokenize"]
+__all__ = ["END", "SPIKE", "START", "Tokenizer", "Tokens"]
 
 SPIKE, START, END = 0, 1, 2
 """Token types, as in the published model: a spike, and the two delimiters of every unit."""
@@ -25,7 +28,7 @@ class Tokens:
 
     Parameters
     ----------
-    unit_BN, type_BN : Tensor of int64
+    unit_BN, type_BN : Tensor of int32
         Embedding row of the unit, and token type, of each token.
     time_BN : Tensor of float32
         Seconds from the start of the window.
@@ -52,111 +55,109 @@ class Tokens:
         return Tokens(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def tokenize(
-    batch: Batch,
-    vocabulary: Vocabulary,
-    unit_ids: np.ndarray,
-    *,
-    context: float,
-    silenced: np.ndarray | None = None,
-) -> Tokens:
-    """Return the tokens of a batch: its spikes, and a START and an END token for every unit.
+class Tokenizer:
+    """Makes tokens of batches: their spikes, and a START and an END token for every unit.
 
     The delimiters tell the model which units were recorded, silent ones included. A START
-    token lies at 0 s, an END token at the end of the window. The queries of the targets
-    follow one another in the order of ``batch.targets``.
+    token lies at 0 s, an END token at the end of the window. In each window the START tokens come
+    first, then the END tokens, then the spikes. The queries of the targets follow one another in
+    the order of ``batch.targets``.
 
     Parameters
     ----------
-    batch : Batch
-        From a `Sampler`.
     vocabulary : Vocabulary
         Embedding rows of units and recordings.
     unit_ids : ndarray, shape (U,), str
         The sampler's unit ids, in the order of its global unit index.
+    recording_ids : sequence of str
+        The sampler's recordings.
     context : float
         Longest window in seconds that the model's latents cover.
-    silenced : ndarray, shape (B, U), bool, optional
-        Units to leave out of each window, spikes and delimiters both.
+    multiple : int
+        The number of tokens a window is padded to is a multiple of this.
 
     Raises
     ------
-    ConfigError
-        If a window is longer than `context`.
     VocabularyError
         If the model does not know a unit or recording.
     """
-    length = batch.end - batch.start
-    if np.any(length > context + ROUNDING):
-        raise ConfigError(
-            f"A window of {length.max():.6g} s is longer than the model's context of "
-            f"{context:.6g} s: take shorter windows, or train with a longer model.context."
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        unit_ids: np.ndarray,
+        recording_ids: Sequence[str],
+        *,
+        context: float,
+        multiple: int = 1,
+    ) -> None:
+        self.context, self.multiple = context, multiple
+        self._unit_row = vocabulary.unit_rows(unit_ids).astype(np.int32)
+        self._recording_row = vocabulary.recording_rows(recording_ids)
+
+    def __call__(self, batch: Batch) -> Tokens:
+        """Return the tokens of a batch of the sampler.
+
+        Raises
+        ------
+        ConfigError
+            If a window is longer than the context.
+        """
+        if np.any(batch.length > self.context + ROUNDING):
+            raise ConfigError(
+                f"A window of {batch.length.max():.6g} s is longer than the model's context of "
+                f"{self.context:.6g} s: take shorter windows, or train with a longer "
+                "model.context."
+            )
+        n_units, n_spikes = np.diff(batch.unit_offsets), np.diff(batch.spike_offsets)
+        count = 2 * n_units + n_spikes
+        width = -(-max(int(count.max(initial=0)), 1) // self.multiple) * self.multiple
+        unit_BN, type_BN = (np.zeros((len(batch), width), np.int32) for _ in range(2))
+        time_BN = np.zeros((len(batch), width), np.float32)
+        spike, unit = self._unit_row[batch.spike_unit], self._unit_row[batch.unit]
+        rows = zip(
+            unit_BN, type_BN, time_BN, batch.length.tolist(),
+            _pieces(unit, batch.unit_offsets),
+            _pieces(spike, batch.spike_offsets), _pieces(batch.spike_time, batch.spike_offsets),
+            strict=True,
+        )  # fmt: skip
+        for unit_N, type_N, time_N, length, own, units, times in rows:
+            start, end = len(own), 2 * len(own)
+            unit_N[:start] = own
+            unit_N[start:end] = own
+            unit_N[end : end + len(units)] = units
+            type_N[:start] = START
+            type_N[start:end] = END
+            time_N[start:end] = length
+            time_N[end : end + len(units)] = times
+        query_time, query_target = _pad_queries(batch)
+        return Tokens(
+            unit_BN=torch.from_numpy(unit_BN),
+            type_BN=torch.from_numpy(type_BN),
+            time_BN=torch.from_numpy(time_BN),
+            mask_BN=torch.from_numpy(np.arange(width) < count[:, None]),
+            recording_B=torch.from_numpy(self._recording_row[batch.recording]),
+            query_time_BM=query_time,
+            query_target_BM=query_target,
         )
-    rows = vocabulary.unit_rows(unit_ids)
-    unit, kind, time, offsets = _join_delimiters(batch, length)
-    window = np.repeat(np.arange(len(batch)), np.diff(offsets))
-    if silenced is not None:
-        kept = ~silenced[window, unit]
-        unit, kind, time, window = unit[kept], kind[kept], time[kept], window[kept]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(window, minlength=len(batch)))])
-    place = np.arange(len(window)) - offsets[window]
-    shape = (len(batch), int(np.max(np.diff(offsets), initial=1)))
-    query_time, query_target = _pad_queries(batch)
-    return Tokens(
-        unit_BN=_pad(rows[unit], window, place, shape, np.int64),
-        type_BN=_pad(kind, window, place, shape, np.int64),
-        time_BN=_pad(time, window, place, shape, np.float32),
-        mask_BN=_pad(np.ones(len(window), bool), window, place, shape, np.bool_),
-        recording_B=torch.from_numpy(
-            vocabulary.recording_rows(batch.recording_ids)[batch.recording]
-        ),
-        query_time_BM=query_time,
-        query_target_BM=query_target,
-    )
 
 
-def _pad(
-    values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int], dtype: type
-) -> torch.Tensor:
-    padded = np.zeros(shape, dtype)
-    padded[row, column] = values
-    return torch.from_numpy(padded)
-
-
-def _join_delimiters(
-    batch: Batch, length: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return global unit, type and time of all tokens, window after window, and their offsets."""
-    units, kinds, times = [], [], []
-    for row in range(len(batch)):
-        spikes = slice(batch.spike_offsets[row], batch.spike_offsets[row + 1])
-        own = batch.unit[batch.unit_offsets[row] : batch.unit_offsets[row + 1]]
-        units += [own, own, batch.spike_unit[spikes]]
-        times += [
-            np.zeros(len(own), np.float32),
-            np.full(len(own), length[row], np.float32),
-            batch.spike_time[spikes],
-        ]
-        kinds += [
-            np.full(len(own), START),
-            np.full(len(own), END),
-            np.full(spikes.stop - spikes.start, SPIKE),
-        ]
-    counts = 2 * np.diff(batch.unit_offsets) + np.diff(batch.spike_offsets)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return np.concatenate(units), np.concatenate(kinds), np.concatenate(times), offsets
+def _pieces(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Return the values of each window."""
+    edges = offsets.tolist()
+    return [values[first:last] for first, last in pairwise(edges)]
 
 
 def _pad_queries(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return times and target indices of the queries, target after target in each window."""
     targets = list(batch.targets.values())
     counts = np.array([np.diff(one.offsets) for one in targets]).reshape(len(targets), len(batch))
-    before = np.cumsum(counts, axis=0) - counts
     shape = (len(batch), max(1, int(counts.sum(axis=0).max(initial=0))))
-    time = np.zeros(shape, np.float32)
-    target = np.full(shape, -1, np.int64)
+    time_BM, target_BM = np.zeros(shape, np.float32), np.full(shape, -1, np.int64)
+    first = np.arange(len(batch)) * shape[1]
     for index, one in enumerate(targets):
-        window = np.repeat(np.arange(len(batch)), counts[index])
-        place = np.arange(len(window)) - one.offsets[window] + before[index][window]
-        time[window, place] = one.time
-        target[window, place] = index
-    return torch.from_numpy(time), torch.from_numpy(target)
+        place = take_rows(first, counts[index])
+        time_BM.reshape(-1)[place] = one.time
+        target_BM.reshape(-1)[place] = index
+        first += counts[index]
+    return torch.from_numpy(time_BM), torch.from_numpy(target_BM)

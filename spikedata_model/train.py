@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spikedata.augment import UnitDropout
 from spikedata.progress import Progress, silent
 from spikedata.sampler import Sampler
 from spikedata.store import Store
@@ -25,7 +26,7 @@ from spikedata_model.data import RunData, prepare_data
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.optim import make_optimizer, set_learning_rate
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import tokenize
+from spikedata_model.tokenizer import Tokenizer
 
 __all__ = ["train"]
 
@@ -77,7 +78,7 @@ def train(
         channels=data.channels,
         scales=data.scales,
     )
-    sampler = data.sampler("train", config, batch_size=config.train.batch_size)
+    sampler = training_sampler(data, config)
     model = record.build_model()
     start_run(folder, record)  # after all that may refuse the request
     optimizer = make_optimizer(model, config.train)
@@ -86,6 +87,14 @@ def train(
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
     return _run_steps(model, optimizer, sampler, data, config, folder, checkpoint, progress)
+
+
+def training_sampler(data: RunData, config: Config, batch_size: int | None = None) -> Sampler:
+    """Return the sampler whose batches a model is trained on, with units dropped as configured."""
+    size = config.train.batch_size if batch_size is None else batch_size
+    kept = config.train.unit_dropout
+    augment = [] if kept is None else [UnitDropout(**kept.model_dump())]
+    return data.sampler("train", config, batch_size=size, augment=augment)
 
 
 def _run_steps(
@@ -110,9 +119,10 @@ def _run_steps(
         save_checkpoint(folder, now)
         return now
 
+    tokenizer = data.tokenizer(sampler, config)
     while step < settings.steps:
         began = time.perf_counter()
-        losses.append(train_step(model, optimizer, sampler, data, settings, step))
+        losses.append(train_step(model, optimizer, sampler, tokenizer, data, settings, step))
         seconds += time.perf_counter() - began
         step += 1
         if step % settings.evaluate_every == 0 or step == settings.steps:
@@ -136,6 +146,7 @@ def train_step(
     model: Poyo,
     optimizer: torch.optim.Optimizer,
     sampler: Sampler,
+    tokenizer: Tokenizer,
     data: RunData,
     settings: TrainConfig,
     step: int,
@@ -150,13 +161,7 @@ def train_step(
     batch = sampler.batch(epoch, at)
     rng = np.random.default_rng([settings.seed, step, 1])
     torch.manual_seed(int(rng.integers(2**62)))  # dropout of this step
-    silenced = None
-    if settings.unit_dropout:
-        share = rng.uniform(0, settings.unit_dropout, (len(batch), 1))
-        silenced = rng.random((len(batch), len(sampler.unit_ids))) < share
-    tokens = tokenize(
-        batch, data.vocabulary, sampler.unit_ids, context=model.config.context, silenced=silenced
-    )
+    tokens = tokenizer(batch)
     device = model.frequency_F.device
     predicted = model(tokens.to(device))
     errors = [

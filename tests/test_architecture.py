@@ -26,6 +26,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"augment", "augment_units", "catalog", "checks", "choices", "counts", "epochs", "gather", "hdf5", "layout", "manifest", "masks",
          "matlab", "nwb", "opening", "options", "reader", "sampler", "selection", "shards", "spikes", "splits", "store", "views", "windows"},
         {"connections", "digests", "draft", "exchange", "exchange_foreign", "exchange_header",
+         "exchange_series", "exchange_write",
          "executors", "export", "folder", "harmonize", "harmonize.generic",
          "origins", "harmonize.churchland_shenoy", "harmonize.falcon", "harmonize.nlb",
          "harmonize.odoherty_sabes", "harmonize.perich_miller", "far", "part", "query", "series", "testing",
@@ -112,6 +113,9 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("testing.layouts.even_chen", "testing.layouts.churchland_shenoy"),
         ("exchange", "exchange_foreign"),
         ("exchange", "exchange_header"),
+        ("exchange", "exchange_write"),
+        ("exchange_foreign", "exchange_series"),
+        ("exchange_write", "exchange_header"),
         ("cli", "cli_exchange"),
         ("cli", "cli_export"),
         ("cli", "cli_fetch"),
@@ -139,6 +143,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
     },
     "spikedata_model": {
         ("config", "errors"),
+        ("data", "tokenizer"),
         ("poyo", "tokenizer"),
         ("report", "figures"),
     },
@@ -181,9 +186,11 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.digests": {"dandischema"},
     "spikedata.draft": {"numpy"},
     "spikedata.errors": set(),
-    "spikedata.exchange": {"h5py", "numpy", "pydantic"},
+    "spikedata.exchange": {"numpy", "pydantic"},
     "spikedata.exchange_foreign": {"h5py", "numpy"},
     "spikedata.exchange_header": {"numpy", "pydantic"},
+    "spikedata.exchange_series": {"h5py", "numpy"},
+    "spikedata.exchange_write": {"h5py", "numpy"},
     "spikedata.executors": {"distributed"},
     "spikedata.far": {"aiohttp", "fsspec"},
     "spikedata.export": {"numpy", "pyarrow"},
@@ -406,8 +413,8 @@ def test_formats_screens_and_torch_stay_where_they_belong():
         if name.startswith("spikedata.testing") and listed
     }
     homes = {
-        "h5py": {"spikedata.exchange", "spikedata.exchange_foreign", "spikedata.hdf5",
-                 "spikedata.matlab", "spikedata.nwb", *testing},
+        "h5py": {"spikedata.exchange_foreign", "spikedata.exchange_series",
+                 "spikedata.exchange_write", "spikedata.hdf5", "spikedata.matlab", "spikedata.nwb", *testing},
         "pynwb": testing - {"spikedata.testing.layouts.odoherty_sabes"},  # files of MATLAB
         "dandi": {"spikedata.dandi"},
         "distributed": {"spikedata.executors"},

@@ -17,7 +17,7 @@ from spikedata_model.data import RunData, prepare_data
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import Evaluation, Prediction, evaluate, predict, r2_score
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import tokenize
+from spikedata_model.tokenizer import Tokenizer
 from spikedata_model.train import train
 from tests.spikedata_model.builders import (
     make_config,
@@ -54,7 +54,9 @@ def stitch_naively(
             last = min(first + context, end)
             row = np.array([data.recording_ids.index(name)])
             batch = sampler.gather(row, np.array([first]), np.array([last]))
-            tokens = tokenize(batch, data.vocabulary, sampler.unit_ids, context=context)
+            tokens = Tokenizer(
+                data.vocabulary, sampler.unit_ids, sampler.recording_ids, context=context
+            )(batch)
             with torch.no_grad():
                 values = data.restored(batch, target, model(tokens)[target])
             time = recording.series[target].times()

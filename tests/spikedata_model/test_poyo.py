@@ -17,7 +17,7 @@ from spikedata_model.attention import attend_plain
 from spikedata_model.config import ModelConfig
 from spikedata_model.poyo import CrossAttention, FeedForward, Poyo
 from spikedata_model.rotary import phases, rotate
-from spikedata_model.tokenizer import END, SPIKE, START, Tokens, tokenize
+from spikedata_model.tokenizer import END, SPIKE, START, Tokenizer, Tokens
 from spikedata_model.vocabulary import Vocabulary
 from tests.spikedata_model.builders import TINY, make_recording, without_spikes
 
@@ -46,7 +46,7 @@ def make_batch(seed: int = 0, size: int = 5, window: object = (0.3, 1.0)) -> tup
 
 def make_tokens(seed: int = 0, size: int = 5, window: object = (0.3, 1.0)) -> Tokens:
     batch, sampler = make_batch(seed, size, window)
-    return tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+    return Tokenizer(VOCABULARY, sampler.unit_ids, sampler.recording_ids, context=1.0)(batch)
 
 
 def only(tokens: Tokens, row: int) -> Tokens:
@@ -191,7 +191,9 @@ def test_the_order_of_units_in_the_recording_does_not_matter():
     predictions = []
     for recording in (A, shuffled):
         sampler = Sampler([recording], targets=tuple(CHANNELS), batch_size=4)
-        tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+        tokens = Tokenizer(VOCABULARY, sampler.unit_ids, sampler.recording_ids, context=1.0)(
+            sampler.batch(0, 0)
+        )
         with torch.no_grad():
             predictions.append(make_model()(tokens))
 
@@ -251,7 +253,9 @@ def test_moving_one_spike_or_giving_it_to_another_unit_changes_predictions():
 def test_the_delimiters_of_a_silent_unit_matter(kind):
     silent = without_spikes(A, IntervalSet.empty())
     sampler = Sampler([silent], targets=tuple(CHANNELS), batch_size=1)
-    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = Tokenizer(VOCABULARY, sampler.unit_ids, sampler.recording_ids, context=1.0)(
+        sampler.batch(0, 0)
+    )
     assert not (tokens.type_BN == SPIKE).any()
     mask_BN = tokens.mask_BN & ~((tokens.unit_BN == 3) & (tokens.type_BN == kind))
     model = make_model()
@@ -275,7 +279,7 @@ def test_the_recording_that_is_asked_for_matters():
 @pytest.mark.parametrize("init", INITS)
 def test_each_target_gets_rows_in_the_order_of_its_samples(init):
     batch, sampler = make_batch()
-    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = Tokenizer(VOCABULARY, sampler.unit_ids, sampler.recording_ids, context=1.0)(batch)
     model = Poyo(TINY.model_copy(update={"init": init}), 7, 2, {"hand": 2, "heading": 3})
     predicted = model(tokens)
 

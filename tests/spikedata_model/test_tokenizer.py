@@ -6,11 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.augment_units import keep_units
 from spikedata.batch import Batch
 from spikedata.intervals import IntervalSet
+from spikedata.ragged import row_of
 from spikedata.sampler import Sampler
 from spikedata_model.errors import ConfigError, VocabularyError
-from spikedata_model.tokenizer import END, SPIKE, START, Tokens, tokenize
+from spikedata_model.tokenizer import END, SPIKE, START, Tokenizer, Tokens
 from spikedata_model.vocabulary import Vocabulary
 from tests.spikedata_model.builders import make_recording, make_splits, without_spikes
 
@@ -30,6 +32,16 @@ VOCABULARY = Vocabulary(tuple(reversed(UNIT_IDS)), ("other/x", *reversed(RECORDI
 def sampler_of(**options: object) -> Sampler:
     given_options = {"window": (0.2, 1.0), "batch_size": 5, "targets": ("hand", "heading")}
     return Sampler(RECORDINGS, "train", **(given_options | options))
+
+
+def tokenizer_of(sampler: Sampler, **options: object) -> Tokenizer:
+    return Tokenizer(
+        VOCABULARY, sampler.unit_ids, sampler.recording_ids, **{"context": 1.0, **options}
+    )
+
+
+def without_units(batch: Batch, silenced: np.ndarray) -> Batch:
+    return keep_units(batch, ~silenced[row_of(batch.unit_offsets), batch.unit])
 
 
 def tokens_by_loop(
@@ -69,7 +81,9 @@ def test_tokens_are_those_that_a_loop_over_the_recording_finds(seed, step, batch
         rng = np.random.default_rng([seed, step])
         silenced = rng.random((len(batch), len(sampler.unit_ids))) < share
 
-    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0, silenced=silenced)
+        batch = without_units(batch, silenced)
+
+    tokens = tokenizer_of(sampler)(batch)
 
     for row in range(len(batch)):
         assert tokens_by_loop(sampler, batch, row, silenced) == tokens_of(tokens, row)
@@ -86,7 +100,7 @@ def test_tokens_are_those_that_a_loop_over_the_recording_finds(seed, step, batch
 def test_queries_are_the_samples_of_each_target_in_the_order_of_the_batch(seed, batch_size):
     sampler = sampler_of(seed=seed, batch_size=batch_size)
     batch = sampler.batch(0, 0)
-    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = tokenizer_of(sampler)(batch)
 
     for index, one in enumerate(batch.targets.values()):
         chosen = tokens.query_target_BM == index
@@ -98,7 +112,7 @@ def test_queries_are_the_samples_of_each_target_in_the_order_of_the_batch(seed, 
 
 def test_every_unit_has_both_delimiters_the_silent_ones_too():
     sampler = sampler_of(window=0.5, recording_ids=["lab/c"])
-    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
 
     for row in range(len(tokens.mask_BN)):
         assert tokens_of(tokens, row) == sorted(
@@ -113,14 +127,14 @@ def test_a_window_whose_units_are_all_silenced_has_no_token():
     silenced = np.zeros((len(batch), len(sampler.unit_ids)), bool)
     silenced[1] = True
 
-    mask_BN = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0, silenced=silenced).mask_BN
+    mask_BN = tokenizer_of(sampler)(without_units(batch, silenced)).mask_BN
     assert mask_BN.any(dim=1).tolist() == [True, False, True, True, True]
 
 
 def test_windows_without_samples_have_no_query():
     sampler = sampler_of(window=0.01, recording_ids=["lab/a"], targets=("hand",))
     batch = sampler.gather(np.array([0, 0]), np.array([1.01, 1.0]), np.array([1.02, 1.01]))
-    tokens = tokenize(batch, VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = tokenizer_of(sampler)(batch)
 
     assert tokens.query_target_BM.tolist() == [[-1], [0]]
 
@@ -129,7 +143,7 @@ def test_a_window_longer_than_the_context_is_refused():
     sampler = sampler_of(window=0.5)
 
     with pytest.raises(ConfigError, match=r"window of 0\.5 s is longer .* context of 0\.4 s"):
-        tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=0.4)
+        tokenizer_of(sampler, context=0.4)(sampler.batch(0, 0))
 
 
 @pytest.mark.parametrize("start", [1e5, 1.7e9])
@@ -139,9 +153,8 @@ def test_windows_far_from_zero_are_not_longer_than_they_were_asked_to_be(start):
     sampler = Sampler([recording], window=0.4, batch_size=32)
     batch = sampler.batch(0, 0)
 
-    tokens = tokenize(
-        batch, Vocabulary(tuple(recording.unit_ids), ("lab/a",)), sampler.unit_ids, context=0.4
-    )
+    known = Vocabulary(tuple(recording.unit_ids), ("lab/a",))
+    tokens = Tokenizer(known, sampler.unit_ids, sampler.recording_ids, context=0.4)(batch)
     assert float(tokens.time_BN.max()) == pytest.approx(0.4, abs=1e-6)
 
 
@@ -156,12 +169,24 @@ def test_what_the_model_does_not_know_is_refused(vocabulary, kind):
     sampler = sampler_of()
 
     with pytest.raises(VocabularyError, match=f"knows no {kind}"):
-        tokenize(sampler.batch(0, 0), vocabulary, sampler.unit_ids, context=1.0)
+        Tokenizer(vocabulary, sampler.unit_ids, sampler.recording_ids, context=1.0)
+
+
+@given(st.integers(1, 6), st.sampled_from([1, 8, 64]))
+def test_windows_are_padded_to_a_multiple_and_hold_the_same_tokens(batch_size, multiple):
+    sampler = sampler_of(batch_size=batch_size)
+    batch = sampler.batch(0, 0)
+    plain, padded = tokenizer_of(sampler)(batch), tokenizer_of(sampler, multiple=multiple)(batch)
+
+    width = plain.mask_BN.shape[1]
+    assert padded.mask_BN.shape[1] == -(-width // multiple) * multiple
+    for row in range(len(batch)):
+        assert tokens_of(plain, row) == tokens_of(padded, row)
 
 
 def test_padding_is_the_only_part_that_the_mask_leaves_out():
     sampler = sampler_of(batch_size=6)
-    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
     counts = tokens.mask_BN.sum(dim=1)
 
     assert len(set(counts.tolist())) > 1
@@ -173,7 +198,7 @@ def test_padding_is_the_only_part_that_the_mask_leaves_out():
 
 def test_moving_tokens_to_a_device_keeps_them():
     sampler = sampler_of()
-    tokens = tokenize(sampler.batch(0, 0), VOCABULARY, sampler.unit_ids, context=1.0)
+    tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
     moved = tokens.to("meta")
 
     assert moved.mask_BN.device.type == "meta"

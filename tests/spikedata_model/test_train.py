@@ -24,7 +24,7 @@ from spikedata_model.errors import ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.optim import learning_rate_factor, make_optimizer
 from spikedata_model.poyo import Poyo
-from spikedata_model.train import train, train_step
+from spikedata_model.train import train, train_step, training_sampler
 from tests.spikedata_model.builders import (
     TINY,
     make_config,
@@ -38,7 +38,8 @@ from tests.spikedata_model.builders import (
 DROPPED = TINY.model_copy(
     update={"ffn_dropout": 0.2, "residual_dropout": 0.3, "attention_dropout": 0.2}
 )
-RANDOM = make_config(DROPPED, unit_dropout=0.5)
+DROPOUT = {"min_units": 1, "mode_units": 2, "max_units": 4, "peak": 2.0}
+RANDOM = make_config(DROPPED, unit_dropout=DROPOUT)
 
 
 class Interrupted(Exception):
@@ -161,7 +162,7 @@ for delay in map(float, sys.argv[4:]):
 def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(finished, tmp_path):
     """The killer has loaded torch but never used it, so that its children may."""
     config = make_config(
-        DROPPED, unit_dropout=0.5, steps=100, evaluate_every=60, checkpoint_every=4
+        DROPPED, unit_dropout=DROPOUT, steps=100, evaluate_every=60, checkpoint_every=4
     )
     undisturbed = train(Store(finished / "store"), tmp_path / "undisturbed", config)
     delays = [str(random.Random(seed).uniform(0, 0.08)) for seed in range(3)]
@@ -236,12 +237,13 @@ def one_step(config: Config, step: int = 0, batch_size: int = 3) -> tuple[Poyo, 
     data = prepare_data({"lab/a": recording}, ("lab/a",), config)
     torch.manual_seed(0)
     model = Poyo(config.model, 4, 1, data.channels)
-    sampler = data.sampler("train", config, batch_size=batch_size)
+    sampler = training_sampler(data, config, batch_size)
     optimizer = make_optimizer(model, config.train)
-    return model, train_step(model, optimizer, sampler, data, config.train, step)
+    tokenizer = data.tokenizer(sampler, config)
+    return model, train_step(model, optimizer, sampler, tokenizer, data, config.train, step)
 
 
-@pytest.mark.parametrize("changes", [{}, {"unit_dropout": 0.9}])
+@pytest.mark.parametrize("changes", [{}, {"unit_dropout": DROPOUT}])
 def test_a_step_draws_the_same_numbers_whatever_was_drawn_before(changes):
     config = make_config(DROPPED, **changes)
     torch.manual_seed(1)
@@ -257,7 +259,8 @@ def test_a_step_draws_the_same_numbers_whatever_was_drawn_before(changes):
 
 
 def test_unit_dropout_changes_what_the_model_sees_in_every_step():
-    losses = {one_step(make_config(unit_dropout=share), step=2)[1] for share in (0.0, 0.5, 0.9)}
+    few = DROPOUT | {"max_units": 2}
+    losses = {one_step(make_config(unit_dropout=one), step=2)[1] for one in (None, DROPOUT, few)}
 
     assert len(losses) == 3
 
@@ -274,7 +277,8 @@ def test_the_loss_is_the_mean_squared_error_of_the_normalised_targets():
     sampler = data.sampler("train", config, batch_size=3)
     batch = sampler.batch(0, 0)
     squares = [data.normalised(batch, name).square().flatten() for name in data.channels]
-    loss = train_step(model, make_optimizer(model, config.train), sampler, data, config.train, 0)
+    tokenizer, optimizer = data.tokenizer(sampler, config), make_optimizer(model, config.train)
+    loss = train_step(model, optimizer, sampler, tokenizer, data, config.train, 0)
 
     assert loss == pytest.approx(float(torch.cat(squares).mean()), rel=1e-5)
 
@@ -296,7 +300,7 @@ def test_a_step_clips_the_gradient_and_uses_the_rate_of_the_schedule():
 def test_a_batch_without_spikes_trains_and_stays_finite(tmp_path):
     silent = without_spikes(make_recording(), IntervalSet.empty())
     store = make_store(tmp_path / "store", silent)
-    end = train(store, tmp_path / "run", make_config(unit_dropout=0.95))
+    end = train(store, tmp_path / "run", make_config(unit_dropout=DROPOUT))
 
     assert all(weight.isfinite().all() for weight in end.model.values())
     assert np.isfinite(end.curve[-1]["loss"])
@@ -369,8 +373,10 @@ def test_the_smoke_preset_overfits_one_batch():
     torch.manual_seed(0)
     model = Poyo(config.model, 4, 1, data.channels)
     optimizer = make_optimizer(model, config.train)
+    tokenizer = data.tokenizer(sampler, config)
     losses = [
-        train_step(model, optimizer, sampler, data, config.train, step) for step in range(150)
+        train_step(model, optimizer, sampler, tokenizer, data, config.train, step)
+        for step in range(150)
     ]
 
     assert np.mean(losses[:2]) > 0.5
