@@ -137,8 +137,14 @@ class FarEnd:
             If it cannot be written, or has another size afterwards.
         """
         path, count = self._path(recording_id, name), 0
-        with self._translated(path):
-            file = self._writing(path, recording_id)
+        try:
+            with self._translated(path):
+                file = self._writing(path, recording_id)
+        except AbsentError:
+            raise StoreError(
+                f"{self.name} cannot be written to, for it is not there; make the bucket or the "
+                "folder first."
+            ) from None
         try:
             for chunk in chunks:  # its own errors pass as they are
                 with self._translated(path):

@@ -119,6 +119,7 @@ def assert_same_store(expected: Store, actual: Store) -> None:
     for name in expected:
         assert contents(expected, name) == contents(actual, name)
         assert_same_recording(expected[name], actual[name])
+        assert expected[name].fingerprint == actual[name].fingerprint != ""
         actual.verify(name)
 
 
@@ -662,6 +663,32 @@ def test_a_push_whose_bytes_get_lost_is_no_recording(store, monkeypatch):
 
     assert "bytes after" in results[0].message
     assert f"bucket/spikes/made/s0/{HEADER}" not in Faulty.files
+
+
+def test_a_bucket_that_is_not_there_is_not_made(store):
+    def absent(what: str, path: str) -> None:
+        if what == "wb":
+            raise FileNotFoundError(path)
+
+    Faulty.before = staticmethod(absent)
+    [result] = push(store.path, URL, only(0))
+
+    assert result.message.startswith(f"made/s0: {URL} cannot be written to, for it is not there")
+
+
+def test_folders_are_made_where_they_must_be(store, tmp_path, monkeypatch):
+    made: list[str] = []
+
+    def absent(what: str, path: str) -> None:
+        if what == "wb" and path.rpartition("/")[0] not in made:
+            raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Faulty, "mkdir", lambda self, path, **options: made.append(path))
+    Faulty.before = staticmethod(absent)
+
+    assert statuses(push(store.path, URL, only(0, 1), jobs=1)) == dict.fromkeys(only(0, 1), "done")
+    made = [path.removeprefix("bucket/spikes/") for path in made]
+    assert made == ["made", "made/s0", "made", "made/s1"]
 
 
 def test_a_damaged_recording_is_not_pushed_and_the_one_there_stays(store):
