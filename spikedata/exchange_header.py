@@ -10,12 +10,23 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from spikedata.checks import run_checks
+from spikedata.errors import CheckFailedError
 from spikedata.layout import NAME
 from spikedata.recording import Recording
 
-__all__ = ["EXCHANGE_VERSION", "ExchangeHeader", "SeriesPlace", "TablePlace", "content_of"]
+__all__ = [
+    "EXCHANGE_VERSION",
+    "HEADER",
+    "ExchangeHeader",
+    "SeriesPlace",
+    "TablePlace",
+    "content_of",
+    "refuse_broken",
+]
 
 EXCHANGE_VERSION = 1
+HEADER = "spikedata/json/header"  # where it lies in the file
 
 
 class TablePlace(BaseModel):
@@ -68,6 +79,15 @@ class ExchangeHeader(BaseModel):
     content: str
 
 
+def refuse_broken(recording: Recording) -> None:
+    """Raise CheckFailedError if a recording breaks an invariant: what is written can be read."""
+    problems = [found.message for found in run_checks(recording) if found.severity == "error"]
+    if problems:
+        raise CheckFailedError(
+            f"{recording.recording_id}: {len(problems)} check(s) failed: {' '.join(problems)}"
+        )
+
+
 def content_of(recording: Recording) -> str:
     """Return a SHA-256 (hex) over everything in a recording: names, order, texts and all bytes.
 
@@ -88,7 +108,7 @@ def content_of(recording: Recording) -> str:
             kind = "text"
         else:
             kind = values.dtype.newbyteorder("<").str
-            body = memoryview(np.ascontiguousarray(values, kind).reshape(-1).view(np.uint8))
+            body = np.ascontiguousarray(values, kind).reshape(-1).view(np.uint8).data
         digest.update(json.dumps([name, kind, values.shape, len(body)]).encode())
         digest.update(body)
     return digest.hexdigest()

@@ -1,8 +1,12 @@
 """Exchange with torch_brain, proved with torch_brain itself: it reads what we write, and back."""
 
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# h5py and torch_brain say of what they return only that it is one of several things.
+
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -38,8 +42,9 @@ from spikedata.errors import (
     SpikedataError,
     StoreError,
 )
-from spikedata.exchange import TAKEN, read_torch_brain, torch_brain_header, write_torch_brain
+from spikedata.exchange import read_torch_brain, torch_brain_header, write_torch_brain
 from spikedata.exchange_header import content_of
+from spikedata.exchange_write import TAKEN
 from spikedata.intervals import IntervalSet, window_bounds
 from spikedata.recording import Recording, Series
 from spikedata.store import Store
@@ -146,10 +151,11 @@ def test_the_same_recording_gives_the_same_bytes(made, tmp_path):
 
 def test_content_tells_any_difference():
     one = awkward()
+    turned = {name: one.splits[name] for name in reversed(list(one.splits))}
     others = [
         replace(one, recording_id="a/b"), replace(one, targets=("velocity", "x.y")),
         replace(one, spike_time=np.nextafter(one.spike_time, 99)), replace(one, dropped={}),
-        replace(one, splits=dict(reversed(one.splits.items()))), replace(one, fingerprint=""),
+        replace(one, splits=turned), replace(one, fingerprint=""),
         replace(one, units={**one.units, "area": np.array(["M2"] * one.n_units)}),
     ]  # fmt: skip
 
@@ -195,7 +201,8 @@ def test_torch_brain_reads_every_value(made, lazy, tmp_path):
         assert data.brainset.id == recording.recording_id.split("/")[0]
 
 
-def bounds_of(rows: Interval) -> list[tuple[float, float]]:
+def bounds_of(rows: Interval | None) -> list[tuple[float, float]]:
+    assert rows is not None
     return list(zip(rows.start.tolist(), rows.end.tolist(), strict=True))
 
 
@@ -227,10 +234,10 @@ def test_windows_of_torch_brain_hold_the_same_spikes_and_samples(
 ):
     path = write_torch_brain(recording, tmp_path / "x.h5")
     begin = recording.domain.start[0]
-    for offset in [*at, 0.0, 1.0, recording.domain.end[-1] - begin - length]:
-        start, end = begin + offset, begin + offset + length
-        lo, hi = window_bounds(recording.spike_time, start, end)
-        with load(path, lazy) as data:
+    with load(path, lazy) as data:
+        for offset in [*at, 0.0, 1.0, recording.domain.end[-1] - begin - length]:
+            start, end = begin + offset, begin + offset + length
+            lo, hi = window_bounds(recording.spike_time, start, end)
             found = data.slice(start, end, reset_origin=False)
             assert equal(found.spikes.timestamps, recording.spike_time[lo:hi])
             assert equal(found.spikes.unit_index, recording.spike_unit[lo:hi])
@@ -248,7 +255,7 @@ def test_the_last_spike_is_found_where_the_domain_ends_with_it(tmp_path):
     recording = replace(made, spike_time=made.spike_time[keep], spike_unit=made.spike_unit[keep],
                         domain=domain, splits={})  # fmt: skip
     with load(write_torch_brain(recording, tmp_path / "x.h5"), True) as data:
-        assert data.slice(data.start, data.end).spikes.timestamps[-1] == last
+        assert data.slice(0.0, float(domain.end[0])).spikes.timestamps[-1] == last
         assert "train_domain" not in data
 
 
@@ -485,10 +492,8 @@ def test_a_damaged_byte_never_ends_in_anything_but_a_sentence(at, value, ours, t
     whole = bytearray(path.read_bytes())
     whole[at % len(whole)] = value
     path.write_bytes(bytes(whole))
-    try:
+    with suppress(SpikedataError):
         read_torch_brain(path)
-    except SpikedataError:
-        pass
 
 
 # ------------------------------------------------------------------ files of ours, changed
