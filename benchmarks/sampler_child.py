@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from memory import STATUS, field
 from sampler_floor import LEAST, LENGTH, MODE, MOST, PEAK, Columns, floors, forms
-from torch.utils.data import DataLoader, Dataset
 
 from spikedata.augment import UnitDropout
 from spikedata.batch import Batch
-from spikedata.loading import EpochSteps, loader
+from spikedata.loading import loader
 from spikedata.ragged import mask_of, pad
 from spikedata.sampler import Sampler
 from spikedata.store import Store
-from spikedata_model.tokenizer import Tokens, tokenize
+from spikedata_model.tokenizer import Tokenizer, Tokens
 from spikedata_model.vocabulary import Vocabulary
 
 TARGET = "cursor_velocity"
@@ -45,16 +44,17 @@ def open_sampler(store: Store, batch_size: int, dropout: bool = False) -> Sample
     )
 
 
-def make_vocabulary(sampler: Sampler) -> Vocabulary:
-    return Vocabulary(tuple(sampler.unit_ids.tolist()), sampler.recording_ids)
+def make_tokenizer(sampler: Sampler) -> Tokenizer:
+    ids = sampler.unit_ids
+    vocabulary = Vocabulary(tuple(ids.tolist()), tuple(sampler.recording_ids))
+    return Tokenizer(vocabulary, ids, sampler.recording_ids, context=LENGTH, multiple=8)
 
 
-def pad_batch(batch: Batch, vocabulary: Vocabulary, unit_ids: np.ndarray) -> tuple:
+def pad_batch(batch: Batch, tokenizer: Tokenizer) -> tuple[Tokens, torch.Tensor, torch.Tensor]:
     """Return what POYO is given of a batch, and its targets as rectangles."""
     target = batch.targets[TARGET]
-    tokens = tokenize(batch, vocabulary, unit_ids, context=LENGTH)
     mask = mask_of(target.offsets, 8)
-    return tokens, torch.from_numpy(pad(target.values, mask)), torch.from_numpy(mask)
+    return tokenizer(batch), torch.from_numpy(pad(target.values, mask)), torch.from_numpy(mask)
 
 
 # ------------------------------------------------------------------ opening
@@ -67,9 +67,9 @@ def private() -> int:
 def opening(folder: Path) -> dict:
     """Return seconds until the sampler is there and until its first batch, and private memory."""
     base = private()
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     sampler = open_sampler(Store(folder), 128)
-    opened = time.perf_counter()
+    opened, opened_cpu = time.perf_counter(), time.process_time()
     after = private()
     sampler.batch(0, 0)
     first = time.perf_counter()
@@ -79,6 +79,7 @@ def opening(folder: Path) -> dict:
     return {
         "recordings": count,
         "open_s": opened - begin,
+        "open_cpu_s": opened_cpu - begin_cpu,
         "first_batch_s": first - opened,
         "opened_bytes": after - base,
         "private_bytes": private() - base,
@@ -101,14 +102,14 @@ def read_columns(store: Store, sampler: Sampler) -> Columns:
     )
 
 
-def compare(sampler: Sampler, columns: Columns, vocabulary: Vocabulary, batch_size: int) -> None:
+def compare(sampler: Sampler, columns: Columns, tokenizer: Tokenizer, batch_size: int) -> None:
     """Stop unless every floor and the sampler make the same batches, joined and padded."""
     plan = sampler.plan(0)
     for step in range(min(CHECKED, sampler.steps(0))):
         batch = sampler.batch(0, step)
         here = slice(step * batch_size, (step + 1) * batch_size)
         recording, start = np.asarray(plan[0][here], np.int64), plan[1][here]
-        tokens, values, mask = pad_batch(batch, vocabulary, sampler.unit_ids)
+        tokens, values, mask = pad_batch(batch, tokenizer)
         target = batch.targets[TARGET]
         for name, make in floors(columns).items():
             one = make(recording, start)
@@ -153,7 +154,7 @@ def ordered(unit: np.ndarray, kind: np.ndarray, when: np.ndarray) -> np.ndarray:
     return np.stack([unit, kind, when], 1)[order].astype(np.float32)
 
 
-def write_check(path: Path, sampler: Sampler, columns: Columns, vocabulary: Vocabulary) -> None:
+def write_check(path: Path, sampler: Sampler, columns: Columns, tokenizer: Tokenizer) -> None:
     """Write windows for torch_brain to agree on: drawn ones, and some whose bounds are events."""
     recording, start = (np.array(one[:ACROSS]) for one in sampler.plan(0)[:2])
     inside = [time[len(time) // 2] for time in (columns.spike_time[0], columns.target_time[0])]
@@ -162,7 +163,7 @@ def write_check(path: Path, sampler: Sampler, columns: Columns, vocabulary: Voca
     start = np.append(start, inside)
     batch = sampler.gather(recording, start, start + LENGTH)
     target = batch.targets[TARGET]
-    tokens = list(token_rows(pad_batch(batch, vocabulary, sampler.unit_ids)[0], columns.units,
+    tokens = list(token_rows(pad_batch(batch, tokenizer)[0], columns.units,
                              recording))  # fmt: skip
     found = {
         "name": np.array([sampler.recording_ids[one].split("/")[1] for one in recording]),
@@ -184,43 +185,23 @@ def write_check(path: Path, sampler: Sampler, columns: Columns, vocabulary: Voca
 # ------------------------------------------------------------------ throughput
 
 
-class PaddedSteps(Dataset):
-    """The padded batches of an epoch by their step: they are padded in the worker."""
-
-    def __init__(self, sampler: Sampler, epoch: int, vocabulary: Vocabulary) -> None:
-        self.steps, self.vocabulary = EpochSteps(sampler, epoch), vocabulary
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, step: int) -> tuple:
-        tokens, values, mask = pad_batch(
-            self.steps[step], self.vocabulary, self.steps.sampler.unit_ids
-        )
-        parts = (getattr(tokens, name) for name in tokens.__dataclass_fields__)
-        return (*parts, values, mask)
-
-
-def whole(item: tuple) -> tuple:
-    return item
-
-
 def with_workers(
-    sampler: Sampler, form: str, vocabulary: Vocabulary, epoch: int, batches: int
+    sampler: Sampler, form: str, tokenizer: Tokenizer, epoch: int, batches: int
 ) -> float:
-    """Return seconds a batch through two loader workers, their start not counted."""
-    if form == "ragged":
-        drawn = iter(loader(sampler, epoch, workers=2))
-    else:
-        steps = PaddedSteps(sampler, epoch, vocabulary)
-        drawn = iter(DataLoader(steps, batch_size=None, num_workers=2, collate_fn=whole))
+    """Return seconds a batch through two loader workers, their start not counted.
+
+    Padded batches are padded in this process, from what the workers hand over.
+    """
+    drawn = iter(loader(sampler, epoch, workers=2))
     warm = min(10, len(sampler) // 4)
     for _ in range(warm):
         next(drawn)
     batches = min(batches, len(sampler) - warm)
     begin = time.perf_counter()
     for _ in range(batches):
-        next(drawn)
+        batch = next(drawn)
+        if form == "padded":
+            pad_batch(batch, tokenizer)
     return (time.perf_counter() - begin) / batches
 
 
@@ -245,14 +226,14 @@ def timed(
 
 
 def jobs_of(
-    samplers: dict[bool, Sampler], columns: Columns, vocabulary: Vocabulary, batch_size: int
+    samplers: dict[bool, Sampler], columns: Columns, tokenizer: Tokenizer, batch_size: int
 ) -> dict[tuple[str, bool, str], Callable[[int, int], object]]:
     """Return what is timed, by form, dropout and name: functions of epoch and step."""
     found: dict[tuple[str, bool, str], Callable[[int, int], object]] = {}
     for dropout, sampler in samplers.items():
         found["ragged", dropout, "ours"] = sampler.batch
         found["padded", dropout, "ours"] = lambda epoch, step, sampler=sampler: pad_batch(
-            sampler.batch(epoch, step), vocabulary, sampler.unit_ids
+            sampler.batch(epoch, step), tokenizer
         )
     plan = samplers[False].plan
     for name, make in floors(columns).items():
@@ -272,13 +253,13 @@ def measure(folder: Path, windows: int, batch_size: int, repeats: int, check: Pa
     store = Store(folder)
     samplers = {dropout: open_sampler(store, batch_size, dropout) for dropout in (False, True)}
     sampler = samplers[False]
-    vocabulary = make_vocabulary(sampler)
+    tokenizer = make_tokenizer(sampler)
     read = read_through(sampler)
     columns = read_columns(store, sampler)
-    compare(sampler, columns, vocabulary, batch_size)
-    write_check(check, sampler, columns, vocabulary)
+    compare(sampler, columns, tokenizer, batch_size)
+    write_check(check, sampler, columns, tokenizer)
     steps, count = sampler.steps(0), max(1, windows // batch_size)
-    jobs = jobs_of(samplers, columns, vocabulary, batch_size)
+    jobs = jobs_of(samplers, columns, tokenizer, batch_size)
     seconds: dict[tuple, list[float]] = {name: [] for name in jobs}
     planned = []
     for epoch in range(1, repeats + 2):  # the first one warms up
@@ -300,7 +281,7 @@ def measure(folder: Path, windows: int, batch_size: int, repeats: int, check: Pa
     for form in ("ragged", "padded"):
         for dropout in (False, True):
             found = [
-                with_workers(samplers[dropout], form, vocabulary, 100 + repeat, 2 * count)
+                with_workers(samplers[dropout], form, tokenizer, 100 + repeat, 2 * count)
                 for repeat in range(min(repeats, 3))
             ]
             rows.append(

@@ -186,7 +186,10 @@ def with_dropout(make: Make, columns: Columns, seed: int = 0) -> Make:
 def padded(make: Make, columns: Columns) -> Callable[[np.ndarray, np.ndarray], dict]:
     """Return a floor that makes POYO's tokens: START and END of every unit, then the spikes."""
     ends = np.cumsum(columns.units)
-    numbers = [np.arange(end - count, end) for count, end in zip(columns.units, ends, strict=True)]
+    numbers = [
+        np.arange(end - count, end, dtype=np.int32)
+        for count, end in zip(columns.units, ends, strict=True)
+    ]
 
     def tokens(recording: np.ndarray, start: np.ndarray) -> dict[str, np.ndarray]:
         batch = make(recording, start)
@@ -195,7 +198,7 @@ def padded(make: Make, columns: Columns) -> Callable[[np.ndarray, np.ndarray], d
             present = [numbers[one] for one in recording.tolist()]
         total = batch.counts + 2 * np.array([len(one) for one in present])
         shape = (len(recording), _eights(total))
-        unit, kind = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        unit, kind = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         time, mask = np.zeros(shape, np.float32), np.arange(shape[1]) < total[:, None]
         begin = 0
         for units, kinds, times, own, count in zip(  # noqa: B905
