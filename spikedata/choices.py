@@ -46,6 +46,8 @@ def choose_weights(
     """Return the factor of each interval table for each target that has any."""
     nested = any(isinstance(one, Mapping) for one in weights.values())
     given = weights if nested else dict.fromkeys(targets, weights) if weights else {}
+    if weights and not targets:
+        raise SamplingError("Sampler: weights are given, but no targets that they could weigh.")
     chosen: dict[str, dict[str, float]] = {}
     for name, factors in given.items():
         if name not in targets or not isinstance(factors, Mapping):

@@ -79,7 +79,13 @@ class Around:
                 )
         for name, value in self.where.items():
             kept &= np.asarray(columns[name]) == value
-        return np.asarray(columns[self.column][kept], np.float64).reshape(-1)
+        events = np.asarray(columns[self.column])[kept]
+        if events.dtype.kind not in "fiu":
+            raise SamplingError(
+                f"{where}: '{self.column}' holds no times but {events.dtype}; name a column of "
+                f"'{self.table}' with times in seconds."
+            )
+        return events.astype(np.float64).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -213,11 +219,11 @@ def tile_windows(
 ) -> Windows:
     """Return windows `stride` s apart from each interval's start, plus one that ends with it.
 
-    With `predict`, the targets of the first window begin `length` s into the interval, and those
-    of the last one end with it; an interval must be longer than `length`.
+    With `predict`, the targets of the first window begin `length` s into the interval, or as late
+    as it allows, and those of the last one end with it.
     """
     span = np.minimum(predict or length, last - first)
-    earliest = first + length if predict else first
+    earliest = np.minimum(first + length, last - span) if predict else first
     beyond = np.maximum(last - earliest - span - ROUNDING, 0)
     count = np.ceil(beyond / stride).astype(np.int64) + 1
     row = np.repeat(np.arange(len(count)), count)
