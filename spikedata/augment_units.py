@@ -12,7 +12,7 @@ import numpy as np
 
 from spikedata.batch import Batch
 from spikedata.errors import SamplingError, did_you_mean
-from spikedata.ragged import join_offsets, row_of
+from spikedata.ragged import join_offsets
 from spikedata.recording import Recording
 
 __all__ = ["UnitDropout", "UnitSubset", "keep_units"]
@@ -323,9 +323,11 @@ class UnitSubset:
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Return the batch with the chosen units; nothing is drawn."""
-        row = row_of(batch.unit_offsets)
-        local = batch.unit - batch.first_unit[row]
-        width = int(local.max(initial=-1)) + 1
+        n_units = np.diff(batch.unit_offsets)
+        some = np.flatnonzero(n_units)
+        last = np.full(len(batch), -1)  # the highest row of a unit in each window
+        last[some] = batch.unit[batch.unit_offsets[some + 1] - 1] - batch.first_unit[some]
+        width = int(last.max(initial=-1)) + 1
         distinct, which = np.unique(batch.recording, return_inverse=True)
         table = np.zeros((len(distinct), width), np.bool_)
         reach = np.full(len(distinct), width)
@@ -338,15 +340,16 @@ class UnitSubset:
                 table[at, : len(one)] = one[:width]
             else:
                 table[at, one[one < width]] = True
-        at = which[row]
-        beyond = np.flatnonzero(local >= reach[at])
+        beyond = np.flatnonzero(last >= reach[which])
         if len(beyond):
-            recording_id = batch.recording_ids[int(batch.recording[row[beyond[0]]])]
+            recording_id = batch.recording_ids[int(batch.recording[beyond[0]])]
             raise SamplingError(
                 f"UnitSubset: the mask of {recording_id} has {len(self.units[recording_id])} "
-                f"entries, but the recording has a unit {local[beyond[0]]}; make the mask anew."
+                f"entries, but the recording has a unit {last[beyond[0]]}; make the mask anew."
             )
-        return keep_units(batch, table.ravel()[at * width + local])
+        place = np.repeat(which * width - batch.first_unit, n_units)
+        place += batch.unit
+        return keep_units(batch, table.ravel()[place])
 
 
 def _by_id(
