@@ -16,7 +16,9 @@ __all__ = ["joined", "look_up", "merge", "pairs", "pieces", "spacing", "tiles"]
 
 def merge(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return two sorted arrays as one; the stable sort of numpy merges runs in linear time."""
-    return np.sort(np.concatenate([one, other]), kind="stable")
+    both = np.concatenate([one, other])
+    both.sort(kind="stable")
+    return both
 
 
 def joined(start: np.ndarray, end: np.ndarray, gap: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
