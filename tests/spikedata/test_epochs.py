@@ -215,7 +215,6 @@ def test_a_share_of_less_than_one_reaches_all_of_a_recording_in_the_long_run():
         ({"group": "dataset"}, "group must be 'mixed' or 'recording'"),
         ({"predict": 0.0}, "predict must be above 0 s"),
         ({"weights": {"reach": 5.0}, "targets": []}, "no targets that they could weigh"),
-        ({"weights": {"hand": {"reach": 1.0}}}, "weights are given for 'hand', which is no target"),
         ({"intervals": ["trials"]}, "No interval table is called 'trials'"),
     ],
 )

@@ -141,6 +141,32 @@ def test_events_that_cannot_be_found_are_refused_with_a_sentence(around, message
         Sampler([make(trials=table)], window=around())
 
 
+# ------------------------------------------------------------------ weights
+
+
+def test_weights_may_differ_between_targets():
+    series = {name: make().series["hand"] for name in ("hand", "eye")}
+    recording = make(trials=trials([1.0]), series=series, targets=("hand", "eye"))
+    (batch,) = Sampler([recording], weights={"eye": {"trials": 4.0}}, batch_size=99)
+
+    assert set(batch.targets["hand"].weight.tolist()) == {1.0}
+    assert set(batch.targets["eye"].weight.tolist()) == {1.0, 4.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"eye": {"trials": 1.0}}, "weights are given for 'eye', which is no target"),
+        ({"hand": {"trials": 1.0}, "trials": 2.0}, "given for 'trials', which is no target"),
+        ({"trials": -1.0}, "the weight of 'trials' must be 0 or more"),
+        ({"trails": 1.0}, "No interval table is called 'trails'"),
+    ],
+)
+def test_weights_that_fit_nothing_are_refused(weights, message):
+    with pytest.raises(SamplingError, match=message):
+        Sampler([make(trials=trials([1.0]))], weights=weights)
+
+
 # ------------------------------------------------------------------ history only
 
 
