@@ -211,7 +211,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.intervals": {"numpy"},
     "spikedata.layout": {"numpy", "pyarrow", "pydantic"},
     "spikedata.lint": set(),
-    "spikedata.loading": {"torch"},
+    "spikedata.loading": {"numpy", "torch"},
     "spikedata.manifest": {"pydantic"},
     "spikedata.mapping": {"pyarrow"},
     "spikedata.masks": {"numpy"},
