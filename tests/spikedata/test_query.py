@@ -78,11 +78,12 @@ def test_odd_starts_and_rates_are_read_to_the_last_bit(store):
     assert np.array_equal(found["time"].to_numpy(), store["a/two"].series["velocity"].times())
 
 
-def test_spikes_in_trials_are_found_by_a_join(store):
+@pytest.mark.parametrize("join", ["JOIN", "ASOF JOIN"])
+def test_spikes_in_trials_are_found_by_a_join(store, join):
     found = sql(
         store,
-        "SELECT count(*) AS n FROM trials t JOIN spikes s ON s.recording_id = t.recording_id "
-        'AND s.time >= t.start AND s.time < t."end"',
+        f"SELECT count(*) AS n FROM spikes s {join} trials t ON s.recording_id = t.recording_id "
+        'AND s.time >= t.start WHERE s.time < t."end"',
     )
     expected = 0
     for name in ("a/one", "a/two"):
