@@ -156,6 +156,16 @@ def sampler_table(result: dict) -> str:
             for row in one["rows"]
             if row["what"] == "ours" and (one["state"] == "from disk" or row["workers"] == 0)
         ]
+    lean = [
+        f"{speed:,.0f} over {one['recordings']:,} recordings"
+        for one in result["torch_brain"]
+        for speed in (np.median(row["windows_s"]) for row in one["rows"] if row["form"] == "lean")
+    ]
+    if lean:
+        lines.append(
+            "\ntorch_brain's joined batches, plain, without workers, its dataset class changed so "
+            f"that it leaves the ids of units alone: {' and '.join(lean)} (windows/s)."
+        )
     lines += ["", *_opening_rows(result["opening"], other), "", *_aim_rows(result["aims"])]
     settings, machine = result["settings"], result["machine"]
     versions = [one["versions"]["torch_brain"] for one in result["torch_brain"]][:1]

@@ -9,7 +9,9 @@ The files are torch_brain's HDF5, written by its own `Data.to_hdf5` with what it
 its `RandomFixedWindowSampler` over the train intervals, the tokenizer its POYO's, collation its
 own: `chain` for joined arrays, `pad8` for padded ones. Drawing the windows of an epoch is not
 counted, in its favour. Before anything is timed, the windows of CHECK.npz, which our sampler and a
-plain floor agree on, must come out equal here. Prints one line of JSON.
+plain floor agree on, must come out equal here. One row more, "lean", is joined batches without the
+prefix that the class gives all unit ids in every window, which they do not need. Prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -108,6 +111,13 @@ class Ragged(PerichMillerPopulation2018):
         }
 
 
+class Lean(Ragged):
+    """Without the prefix that the shipped class gives every unit's id in every window."""
+
+    def get_recording_hook(self, data: Data) -> None:
+        """Leave the recording as it is."""
+
+
 class Padded(PerichMillerPopulation2018):
     """The tokens and targets of its POYO, padded to a multiple of eight."""
 
@@ -133,6 +143,8 @@ def build(folder: Path, recordings: int, kind: type, dropout: bool) -> PerichMil
     dataset = kind(root=folder, recording_ids=names, transform=transform, dirname=DIRNAME)
     counts = [len(dataset.get_recording(name).units) for name in names]
     dataset.first_unit = dict(zip(names, np.cumsum([0, *counts]).tolist(), strict=False))
+    if kind is not Padded:
+        return dataset
     dataset.model = POYO(
         sequence_length=1.0, latent_step=0.125, num_latents_per_step=16, dim_out=2, dim=64, depth=2
     )
@@ -218,16 +230,16 @@ def measure(
         (folder / DIRNAME / f"{name}.h5").read_bytes()
     checked = check(folder, recordings, path)
     rows = []
-    for form, kind in (("ragged", Ragged), ("padded", Padded)):
-        for dropout in (False, True):
-            for workers in (0, 2):
-                speed = throughput(
-                    folder, recordings, kind, dropout, workers, max(1, windows // batch_size),
-                    batch_size, repeats,
-                )  # fmt: skip
-                row = {"form": form, "dropout": dropout, "workers": workers, "windows_s": speed}
-                print(f"torch_brain {recordings}: {row}", file=sys.stderr, flush=True)
-                rows.append(row)
+    kinds = {"ragged": Ragged, "padded": Padded}
+    wanted = [*product(kinds, (False, True), (0, 2)), ("lean", False, 0)]
+    for form, dropout, workers in wanted:
+        speed = throughput(
+            folder, recordings, kinds.get(form, Lean), dropout, workers,
+            max(1, windows // batch_size), batch_size, repeats,
+        )  # fmt: skip
+        row = {"form": form, "dropout": dropout, "workers": workers, "windows_s": speed}
+        print(f"torch_brain, {recordings} recordings: {row}", file=sys.stderr, flush=True)
+        rows.append(row)
     return {"recordings": recordings, "checked": checked, "rows": rows}
 
 

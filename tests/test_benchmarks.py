@@ -107,7 +107,7 @@ def test_the_sampler_benchmark_measures_ours_a_floor_and_torch_brain(tmp_path: P
     kinds = {(form, drop, count) for form in ("ragged", "padded") for drop in (False, True)
              for count in (0, 2)}  # fmt: skip
     for rows in (result["ours"][0]["rows"], result["torch_brain"][0]["rows"]):
-        ours = [row for row in rows if row.get("what", "ours") == "ours"]
+        ours = [row for row in rows if row.get("what", "ours") == "ours" and row["form"] != "lean"]
         assert {(row["form"], row["dropout"], row["workers"]) for row in ours} == kinds
     assert result["torch_brain"][0]["checked"] == 36
     assert len(result["aims"]) == 10  # with one number of recordings there is no scaling
