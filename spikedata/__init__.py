@@ -1,5 +1,6 @@
 """Datasets of spikes from many sessions: pinned downloads, one interval store, a window sampler."""
 
+from spikedata.augment import SpikeJitter, TimeScale, UnitDropout, UnitSubset
 from spikedata.batch import Batch, Window
 from spikedata.errors import (
     FetchError,
@@ -18,8 +19,10 @@ from spikedata.recording import Recording, Series
 from spikedata.sampler import Sampler
 from spikedata.store import Store
 from spikedata.version import __version__
+from spikedata.windows import Around
 
 __all__ = [
+    "Around",
     "Batch",
     "FetchError",
     "HarmonizeError",
@@ -31,9 +34,13 @@ __all__ = [
     "Sampler",
     "SamplingError",
     "Series",
+    "SpikeJitter",
     "SpikedataError",
     "Store",
     "StoreError",
+    "TimeScale",
+    "UnitDropout",
+    "UnitSubset",
     "Window",
     "__version__",
     "fetch",

@@ -135,10 +135,11 @@ class Sampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        given = tuple(recordings if isinstance(recordings, Mapping) else
-                      (one.recording_id for one in recordings))  # fmt: skip
-        if not isinstance(recordings, Mapping):
-            recordings = {recording.recording_id: recording for recording in recordings}
+        if isinstance(recordings, Mapping):
+            given = tuple(name for name in recordings)
+        else:
+            given = tuple(recording.recording_id for recording in recordings)
+            recordings = dict(zip(given, recordings, strict=True))
         # A store stays what it is; what a dict holds must not change under the sampler.
         self.recordings = dict(recordings) if isinstance(recordings, dict) else recordings
         self.recording_ids = given if recording_ids is None else tuple(recording_ids)
@@ -156,7 +157,7 @@ class Sampler:
             if isinstance(intervals, Mapping)
             else dict.fromkeys(intervals, ())
         )
-        problems = self._problems(predict)
+        problems = self._problems(predict, recording_ids or ())
         if problems:
             raise SamplingError(f"Sampler: {'; '.join(problems)}.")
         outlines = self._outlines()
@@ -180,7 +181,7 @@ class Sampler:
                 "batch_size."
             )
 
-    def _problems(self, predict: float | None) -> list[str]:
+    def _problems(self, predict: float | None, asked: Sequence[str]) -> list[str]:
         problems = []
         low, high = self.lengths.bounds
         if not 0 < low <= high < np.inf:
@@ -208,7 +209,7 @@ class Sampler:
                 problems.append(f"{name} must be 0 or more, found {value}")
         if not 0 <= self.rank < self.world_size:
             problems.append(f"rank {self.rank} does not exist in a world of {self.world_size}")
-        missing = [name for name in self.recording_ids if name not in self.recordings]
+        missing = [name for name in asked if name not in self.recordings]
         problems += [
             f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
         ]

@@ -273,8 +273,8 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 
 SEEN_BY_THE_MODEL = {
-    "batch", "errors", "files", "intervals", "loading", "manifest", "progress", "recording",
-    "sampler", "store", "version",
+    "augment", "batch", "errors", "files", "intervals", "loading", "manifest", "progress", "ragged",
+    "recording", "sampler", "store", "version",
 }  # fmt: skip
 """Modules of spikedata that spikedata_model may import; its `cli` also those of the next line."""
 SEEN_BY_ITS_CLI = SEEN_BY_THE_MODEL | {"cli", "console"}
