@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +113,7 @@ def _lists(groups: Sequence[Sequence[Any]], kind: pa.ListType) -> pa.Array:
     return pa.ListArray.from_arrays(_offsets(groups), values, type=kind)
 
 
-def _offsets(groups: Iterable[Sequence[Any]]) -> pa.Array:
+def _offsets(groups: Iterable[Sized]) -> pa.Array:
     lengths = [0, *(len(group) for group in groups)]
     return pa.array(np.cumsum(lengths), pa.int32())
 
@@ -192,7 +192,7 @@ class Catalog:
     def __init__(self, batch: pa.RecordBatch | None = None) -> None:
         self.batch = _batch_of([]) if batch is None else batch
         ids = _texts(self.batch.column("recording_id"))
-        identities = self.batch.column("identity").flatten().to_numpy().reshape(-1, 5)
+        identities = np.from_dlpack(self.batch.column("identity").flatten()).reshape(-1, 5)
         self._row = {name: row for row, name in enumerate(ids)}
         self._identity = [tuple(one) for one in identities.tolist()]
 
@@ -261,21 +261,22 @@ class _Flat:
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.fingerprint = _texts(batch.column("fingerprint"))
-        self.n_units = batch.column("n_units").to_numpy().tolist()
+        self.n_units = batch.column("n_units").to_pylist()
         targets, tables = batch.column("targets"), batch.column("intervals")
         series, splits = batch.column("series"), batch.column("splits")
-        self.target_at, self.target = targets.offsets.to_numpy().tolist(), _texts(targets.values)
-        self.table_at, self.table = tables.offsets.to_numpy().tolist(), _texts(tables.values)
-        self.series_at = series.offsets.to_numpy().tolist()
+        self.target_at, self.target = targets.offsets.to_pylist(), _texts(targets.values)
+        self.table_at, self.table = tables.offsets.to_pylist(), _texts(tables.values)
+        self.series_at = series.offsets.to_pylist()
         self.series = _texts(series.values.field("name"))
-        self.width = series.values.field("width").to_numpy().tolist()
-        self.scheme_at = splits.offsets.to_numpy().tolist()
+        self.width = series.values.field("width").to_pylist()
+        self.scheme_at = splits.offsets.to_pylist()
         self.scheme = _texts(splits.values.field("scheme"))
         rows = splits.values.field("rows")
-        self.row_at = rows.offsets.to_numpy().tolist()
-        self.start, self.end = (rows.values.field(name).to_numpy() for name in ("start", "end"))
-        self.split = np.array(SPLITS)[rows.values.field("split").to_numpy()]
-        self.split.flags.writeable = False
+        self.row_at = rows.offsets.to_pylist()
+        self.start, self.end = (np.from_dlpack(rows.values.field(at)) for at in ("start", "end"))
+        self.split = np.array(SPLITS)[np.from_dlpack(rows.values.field("split"))]
+        for column in (self.start, self.end, self.split):
+            column.flags.writeable = False
 
     def split_rows(self, scheme: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mine = slice(self.row_at[scheme], self.row_at[scheme + 1])

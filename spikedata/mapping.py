@@ -105,8 +105,8 @@ class _Pages:
 def map_file(path: str, *, huge_pages: bool = False) -> pa.Buffer:
     """Return a file as read-only memory; nothing of it is read until it is touched.
 
-    No descriptor stays open, unlike with `mmap.mmap` and `pyarrow.memory_map`: a thousand
-    recordings of a dozen files would need more than a process is allowed.
+    No descriptor stays open, unlike with `mmap.mmap`: a thousand recordings of a dozen files
+    would need more than many systems allow a process.
 
     Parameters
     ----------

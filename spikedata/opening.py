@@ -50,14 +50,21 @@ def _map(header: RecordingHeader, folder: str, name: str, huge_pages: bool) -> p
 
 
 def _to_numpy(column: pa.Array) -> np.ndarray:
-    """Return a column as a read-only array: a view if it is of numbers."""
-    if pa.types.is_fixed_size_list(column.type):
-        return _to_numpy(column.flatten()).reshape(-1, column.type.list_size)
-    if pa.types.is_string(column.type):
+    """Return a column as a read-only array: a view if it is of numbers.
+
+    `Array.to_numpy` is not used for what it can be spared: its first call imports pandas.
+    """
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        return _to_numpy(column.flatten()).reshape(-1, kind.list_size)
+    if pa.types.is_string(kind):
         values = np.array(column.to_pylist(), dtype=np.str_)
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        values = np.from_dlpack(column)
+    elif pa.types.is_boolean(kind) and not column.null_count:
+        values = np.array(column.to_pylist(), dtype=np.bool_)
     else:
-        numbers = pa.types.is_primitive(column.type) and not pa.types.is_boolean(column.type)
-        values = column.to_numpy(zero_copy_only=numbers)
+        values = column.to_numpy(zero_copy_only=False)
     values.flags.writeable = False
     return values
 

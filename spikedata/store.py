@@ -70,7 +70,8 @@ class Store(Mapping[str, Recording]):
         max_open: int = 1024,
         huge_pages: bool = True,
     ) -> None:
-        self.__setstate__({"path": Path(path), "_max_open": max_open, "_huge_pages": huge_pages})
+        self.path, self._max_open, self._huge_pages = Path(path), max_open, huge_pages
+        self._forget()
         if create:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,9 @@ class Store(Mapping[str, Recording]):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
         self._open: OrderedDict[str, Recording] = OrderedDict()
         self._catalog: Catalog | None = None  # what was last read or made of it
         self._mapped = 0  # bytes, all that were ever mapped
