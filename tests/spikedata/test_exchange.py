@@ -186,6 +186,7 @@ def test_torch_brain_reads_every_value(made, lazy, tmp_path):
             found = getattr(data, place.place)
             assert equal(found.values, series.values)
             assert equal(found.timestamps, series.times())
+            assert found.domain.end[-1] > series.times()[-1]
         for place in header.intervals:
             table = recording.intervals[place.name]
             found = getattr(data, place.place)
@@ -476,6 +477,7 @@ def test_nothing_that_hdf5_can_hide_is_executed_or_followed(tmp_path):
 
     found = read_torch_brain(damaged(tmp_path / "c.h5", change))
 
+    assert list(found.intervals) == ["trials", "movement_phases.hold_period"]
     assert "task" not in found.about
     assert "subject" not in found.about
     assert found.dropped["intervals.trials.column_ignored"] == 3
