@@ -274,7 +274,9 @@ class _Flat:
         rows = splits.values.field("rows")
         self.row_at = rows.offsets.to_pylist()
         self.start, self.end = (np.from_dlpack(rows.values.field(at)) for at in ("start", "end"))
-        self.split = np.array(SPLITS)[np.from_dlpack(rows.values.field("split"))]
+        self.split = np.array(SPLITS)[
+            np.asarray(np.from_dlpack(rows.values.field("split")), np.intp)
+        ]
         for column in (self.start, self.end, self.split):
             column.flags.writeable = False
 
