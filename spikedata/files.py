@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import uuid
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Source", "sha256_of", "sync_file", "sync_folder", "write_whole"]
+__all__ = ["Source", "sha256_of", "swap_folders", "sync_file", "sync_folder", "write_whole"]
 
 Source = Path | IO[bytes]
 """A file on this machine, or an open one that can seek and has a ``name``."""
@@ -33,6 +34,20 @@ def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can say so."""
     if os.name == "posix":
         sync_file(path)
+
+
+def swap_folders(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, so that neither name is ever without one.
+
+    Returns false, having done nothing, where the system or the file system cannot (Linux can, by
+    ``renameat2``, on all but network file systems).
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h> and <linux/fs.h>
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def write_whole(path: Path, content: bytes | str, *, sync: bool = True) -> None:

@@ -24,7 +24,7 @@ from pydantic import JsonValue, ValidationError
 
 from spikedata.catalog import Catalog, Entry, Identity, identity_of, read_catalog, readable_table
 from spikedata.errors import IntegrityError, RecordingNotFoundError, StoreError, did_you_mean
-from spikedata.files import sha256_of, sync_folder
+from spikedata.files import sha256_of, swap_folders, sync_folder
 from spikedata.layout import HEADER, NAME, RecordingHeader, first_problem, parse_header, write_files
 from spikedata.mapping import physical_memory
 from spikedata.opening import check_size, map_recording, size_of
@@ -376,15 +376,22 @@ def _sweep(folder: Path) -> None:
 
 
 def _put_in_place(beside: Path, final: Path) -> None:
-    """Rename a finished directory into place; of several writers the last one's stays."""
+    """Rename a finished directory into place; of several writers the last one's stays.
+
+    One that was there is exchanged for it, so that no reader finds none, and is then found at
+    `beside`; where the system cannot do that, it is moved away first.
+    """
     moved = []
     try:
         while True:
             try:
-                return os.replace(beside, final)
+                os.replace(beside, final)
+                return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+            if swap_folders(beside, final):
+                return
             moved.append(final.with_name(f".old-{final.name}-{uuid.uuid4().hex[:8]}"))
             with suppress(FileNotFoundError):  # another writer has just moved it
                 os.replace(final, moved[-1])

@@ -76,11 +76,11 @@ class RunRecord(BaseModel):
         CheckpointError
             If a recording is not the one that the run was started with.
         """
-        for recording_id, expected in self.recordings.items():
-            if fingerprint(recordings, recording_id) != expected:
+        for one in recordings.outlines(tuple(self.recordings)):
+            if one.fingerprint != self.recordings[one.recording_id]:
                 raise CheckpointError(
-                    f"{recording_id} in {recordings.path} is not the recording that this run was "
-                    "started with: ingest the same manifest again, or train a new run."
+                    f"{one.recording_id} in {recordings.path} is not the recording that this run "
+                    "was started with: ingest the same manifest again, or train a new run."
                 )
         ids = tuple(self.recordings)
         vocabulary = Vocabulary(self.unit_ids, ids)
@@ -113,13 +113,6 @@ class Checkpoint:
     optimizer: dict
     curve: list[dict[str, float]]
     losses: list[float]
-
-
-def fingerprint(recordings, recording_id: str) -> str:
-    """Return one hash over the hashes of a stored recording's files."""
-    files = recordings.header(recording_id).files
-    text = json.dumps({name: entry.sha256 for name, entry in sorted(files.items())})
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def start_run(folder: Path, record: RunRecord) -> None:

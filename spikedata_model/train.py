@@ -16,7 +16,6 @@ from spikedata.store import Store
 from spikedata_model.checkpoint import (
     Checkpoint,
     RunRecord,
-    fingerprint,
     load_checkpoint,
     save_checkpoint,
     start_run,
@@ -73,7 +72,7 @@ def train(
     data = prepare_data(store, ids, config)
     record = RunRecord(
         config=config,
-        recordings={name: fingerprint(store, name) for name in ids},
+        recordings={one.recording_id: one.fingerprint for one in store.outlines(ids)},
         unit_ids=data.vocabulary.unit_ids,
         channels=data.channels,
         scales=data.scales,

@@ -31,7 +31,7 @@ from spikedata.errors import (
     RecordingNotFoundError,
     StoreError,
 )
-from spikedata.files import sha256_of
+from spikedata.files import sha256_of, swap_folders
 from spikedata.intervals import IntervalSet
 from spikedata.layout import FORMAT_VERSION
 from spikedata.recording import Recording, Series
@@ -645,3 +645,23 @@ def test_a_reader_during_replacement_sees_one_whole_recording_or_none(tmp_path):
 
     assert failures == []
     assert seen > 3
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_recording_is_replaced_where_folders_cannot_be_exchanged_too(
+    store, monkeypatch, exchanged
+):
+    if not exchanged:
+        monkeypatch.setattr("spikedata.store.swap_folders", lambda one, other: False)
+    other = replace(build_recording(0), spike_time=build_recording(0).spike_time + 0.001)
+    store.write(other, {})
+
+    assert_same_recording(other, Store(store.path)["made/s0"])
+    assert [path.name for path in (store.path / "made").iterdir() if path.name[0] == "."] == []
+
+
+def test_a_folder_is_not_exchanged_for_one_that_is_not_there(tmp_path):
+    (tmp_path / "one").mkdir()
+
+    assert not swap_folders(tmp_path / "one", tmp_path / "none")
+    assert (tmp_path / "one").is_dir()
