@@ -6,8 +6,8 @@ this process and through two loader workers. How fast and in how much memory the
 is plain numpy over the same mapped arrays (`sampler_floor.py`); the neighbour is torch_brain with
 its own files, dataset, sampler, tokenizer and collation (`torch_brain_sampler.py`).
 
-Two states of the page cache: "from disk", the main one, where the files were evicted and an epoch
-has read them again, as in any training run, and "just written", as the writer left them.
+Two states of the page cache: "from disk", the main one, where the files were evicted, read through
+their mapping and then by an epoch of windows, and "just written", as the writer left them.
 
     python benchmarks/bench_sampler.py --torch-brain PYTHON --folder FOLDER \
         --out benchmarks/results/sampler.json

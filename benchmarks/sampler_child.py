@@ -3,8 +3,8 @@
     python sampler_child.py open STORE
     python sampler_child.py measure STORE WINDOWS BATCH REPEATS CHECK.npz
 
-`measure` reads the store through once (an epoch of every window, or of as many as fit into a
-minute), proves that the floor and the sampler make the same batches, and times both in turns, each
+`measure` reads the columns through once and then draws an epoch of windows (or as many as it can in
+30 s), proves that the floor and the sampler make the same batches, and times both in turns, each
 on other windows. Drawing the windows of an epoch is counted with ours, by its share. `open` times
 `Sampler(Store(...))` in a process that has done nothing but import. Prints one line of JSON.
 """
@@ -32,7 +32,8 @@ from spikedata_model.tokenizer import Tokenizer, Tokens
 from spikedata_model.vocabulary import Vocabulary
 
 TARGET = "cursor_velocity"
-WARM_S = 60.0  # s after which the epoch that reads the store through ends
+PAGE = 4096
+WARM_S = 30.0  # s after which the epoch before the measurements ends
 CHECKED = 4  # batches of the floor and of the sampler that are compared
 ACROSS = 32  # windows that torch_brain has to agree on
 
@@ -72,7 +73,7 @@ def opening(folder: Path) -> dict:
     opened, opened_cpu = time.perf_counter(), time.process_time()
     after = private()
     sampler.batch(0, 0)
-    first = time.perf_counter()
+    first, planned = time.perf_counter(), private()
     count = len(sampler.recording_ids)
     for part in np.array_split(np.arange(count), -(-count // 128)):  # every recording, once
         sampler.gather(part, np.zeros(len(part)), np.full(len(part), LENGTH))
@@ -82,6 +83,7 @@ def opening(folder: Path) -> dict:
         "open_cpu_s": opened_cpu - begin_cpu,
         "first_batch_s": first - opened,
         "opened_bytes": after - base,
+        "first_batch_bytes": planned - base,
         "private_bytes": private() - base,
     }
 
@@ -205,14 +207,23 @@ def with_workers(
     return (time.perf_counter() - begin) / batches
 
 
-def read_through(sampler: Sampler) -> dict:
-    """Draw the windows of an epoch until it ends or the time is over."""
-    begin, steps = time.perf_counter(), sampler.steps(0)
-    for step in range(steps):
-        sampler.batch(0, step)
-        if time.perf_counter() - begin > WARM_S:
+def read_through(columns: Columns, sampler: Sampler) -> dict:
+    """Touch every page of the mapped columns, then draw an epoch's windows while there is time."""
+    begin = time.perf_counter()
+    for column in (columns.spike_time, columns.spike_unit, columns.target_time,
+                   columns.target_values):  # fmt: skip
+        for one in column:
+            one.reshape(-1)[:: PAGE // one.itemsize].sum()
+    touched, steps, done = time.perf_counter(), sampler.steps(0), 0
+    for done in range(1, steps + 1):
+        sampler.batch(0, done - 1)
+        if time.perf_counter() - touched > WARM_S:
             break
-    return {"read_s": time.perf_counter() - begin, "read_share": (step + 1) / steps}
+    return {
+        "touch_s": touched - begin,
+        "epoch_s": time.perf_counter() - touched,
+        "epoch_share": done / steps,
+    }
 
 
 def timed(
@@ -254,8 +265,8 @@ def measure(folder: Path, windows: int, batch_size: int, repeats: int, check: Pa
     samplers = {dropout: open_sampler(store, batch_size, dropout) for dropout in (False, True)}
     sampler = samplers[False]
     tokenizer = make_tokenizer(sampler)
-    read = read_through(sampler)
     columns = read_columns(store, sampler)
+    read = read_through(columns, sampler)
     compare(sampler, columns, tokenizer, batch_size)
     write_check(check, sampler, columns, tokenizer)
     steps, count = sampler.steps(0), max(1, windows // batch_size)
