@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from spikedata.augment import Augmentation
 from spikedata.batch import Batch
 from spikedata.choices import check_tables, choose_targets, choose_weights
 from spikedata.epochs import Epoch, Epochs
@@ -19,9 +20,8 @@ from spikedata.reader import Reader
 from spikedata.recording import Recording
 from spikedata.windows import ROUNDING, Around, Lengths, Windows, event_windows
 
-__all__ = ["Augmentation", "Sampler"]
+__all__ = ["Sampler"]
 
-Augmentation = Callable[[Batch, np.random.Generator], Batch]
 AUGMENTING = 2  # what a generator is for, beside those of `spikedata.epochs`
 
 

@@ -66,6 +66,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("gather", "windows"),
         ("reader", "gather"),
         ("reader", "windows"),
+        ("sampler", "augment"),
         ("sampler", "choices"),
         ("sampler", "epochs"),
         ("sampler", "reader"),
