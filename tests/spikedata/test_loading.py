@@ -24,6 +24,7 @@ CONTEXTS = [(workers, context) for workers in (1, 4) for context in ("fork", "fo
 
 
 @FORKS
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker:UserWarning")
 @pytest.mark.parametrize(("workers", "context"), [(0, None), (1, None), *CONTEXTS])
 def test_batches_are_the_very_same_in_any_number_of_workers(store, workers, context):
     sampler = Sampler(store, window=(0.3, 0.6), batch_size=2, seed=2, augment=AUGMENT)
