@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from spikedata.errors import SamplingError
 from spikedata.windows import ROUNDING, Lengths, Windows, draw_windows, tile_windows
 
 __all__ = ["Epoch", "Epochs", "cut_batches", "deal"]
@@ -119,7 +120,13 @@ class Epochs:
         return drawn if self.order == "sequential" else drawn.take(rng.permutation(len(drawn)))
 
     def plan(self, epoch: int, count_tokens: Callable[[Windows], np.ndarray]) -> Epoch:
-        """Return one epoch; tokens are counted only where batches are limited by them."""
+        """Return one epoch; tokens are counted only where batches are limited by them.
+
+        Raises
+        ------
+        SamplingError
+            If the batches of a random epoch are fewer than the ranks that share it.
+        """
         windows = self._draw(epoch)
         if self.group == "recording":
             windows = windows.take(np.argsort(windows.recording, kind="stable"))
@@ -134,7 +141,13 @@ class Epochs:
         if self.group == "recording" or tokens is not None:
             shuffle = rng.permutation(batches)
         load = None if tokens is None else np.add.reduceat(tokens, offsets[:-1])
-        return Epoch(windows, offsets, deal(shuffle, self.rank, self.world_size, load, rng))
+        mine = deal(shuffle, self.rank, self.world_size, load, rng)
+        if not len(mine):
+            raise SamplingError(
+                f"Sampler: epoch {epoch} has {batches} batches, fewer than the {self.world_size} "
+                "ranks that share it; take smaller batches."
+            )
+        return Epoch(windows, offsets, mine)
 
     def steps_ahead(self) -> int | None:
         """Return the steps of every epoch where no epoch must be planned to know them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from spikedata.augment import SpikeJitter, TimeScale, UnitDropout
+from spikedata.errors import SamplingError
 from spikedata.sampler import Sampler
 from spikedata.store import Store
 from spikedata.windows import Around
@@ -141,6 +142,17 @@ def test_ranks_that_evaluate_leave_nothing_out(path, ranks, mode):
         expected = [content(batch) for batch in alone.epoch(epoch)]
         for rank, (made, _) in enumerate(ranks):
             assert made[mode][at] == expected[rank :: len(ranks)]
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 10**6}, {"group": "recording"}, {}])
+def test_an_epoch_that_gives_some_rank_nothing_is_refused_and_not_empty(path, options):
+    """Neither does a loop that trains on nothing end without a word, nor does a rank wait."""
+    for rank in range(5):
+        with pytest.raises(SamplingError, match="fewer"):
+            Sampler(
+                Store(path), window=0.5, rank=rank, world_size=5,
+                **({"batch_size": 1000} | options),
+            ).steps(0)  # fmt: skip
 
 
 # ------------------------------------------------------------------ killed and resumed
