@@ -8,6 +8,7 @@ what they return is a new `Batch` that shares the arrays that stay the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +62,7 @@ class SpikeJitter:
     sort: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.std < np.inf:
+        if not (isinstance(self.std, Real) and 0 <= self.std < np.inf):
             raise SamplingError(f"SpikeJitter: std must be 0 s or more, found {self.std}.")
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
@@ -115,7 +116,8 @@ class TimeScale:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < np.inf:
+        numbers = isinstance(self.low, Real) and isinstance(self.high, Real)
+        if not (numbers and 0 < self.low <= self.high < np.inf):
             raise SamplingError(
                 f"TimeScale: 0 < low <= high must hold, found {self.low} and {self.high}."
             )

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -136,7 +137,7 @@ class UnitDropout:
                 "1 <= min_units <= mode_units <= tail_right <= max_units must hold, found "
                 + ", ".join(map(str, numbers))
             )
-        if not 0 < self.peak < np.inf:
+        if not (isinstance(self.peak, Real) and 0 < self.peak < np.inf):
             problems.append(f"peak must be above 0, found {self.peak}")
         if self.above not in ("truncate", "all"):
             problems.append(f"above must be 'truncate' or 'all', found '{self.above}'")
@@ -226,6 +227,11 @@ class UnitSubset:
 
     def __post_init__(self) -> None:
         chosen = {}
+        if not isinstance(self.units, Mapping):
+            raise SamplingError(
+                "UnitSubset: units needs a mapping, for each recording id a mask or the row "
+                f"numbers of its units, found {self.units!r}."
+            )
         for recording_id, given in self.units.items():
             one = np.array(given)
             one = one.astype(np.int64) if one.size == 0 and one.dtype != np.bool_ else one
@@ -275,7 +281,12 @@ class UnitSubset:
                     )
                 many = isinstance(wanted, (list, tuple, set, frozenset, np.ndarray))
                 found = np.asarray(one.units[name]).tolist()
-                accepted = set(wanted) if many else {wanted}  # type: ignore[arg-type]
+                try:
+                    accepted = set(wanted) if many else {wanted}  # type: ignore[arg-type]
+                except TypeError:
+                    raise SamplingError(
+                        f"UnitSubset: {name} needs a value or a list of values, found {wanted!r}."
+                    ) from None
                 fits &= np.fromiter((value in accepted for value in found), np.bool_, len(found))
                 seen[name].update(found)
             chosen[recording_id] = fits
@@ -303,9 +314,11 @@ class UnitSubset:
         SamplingError
             If `n` is below 1 or above the number of units of a recording, or `seed` below 0.
         """
-        if n < 1 or seed < 0:
+        whole = all(isinstance(number, (int, np.integer)) for number in (n, seed))
+        if not whole or n < 1 or seed < 0:
             raise SamplingError(
-                f"UnitSubset: n must be 1 or more and seed 0 or more, found {n} and {seed}."
+                "UnitSubset: n must be a whole number of 1 or more and seed one of 0 or more, "
+                f"found {n!r} and {seed!r}."
             )
         chosen = {}
         for recording_id, one in _by_id(recordings):

@@ -629,6 +629,35 @@ def folded(time: float, length: float) -> float:
     return time
 
 
+def test_values_that_are_no_value_of_a_column_are_refused():
+    with pytest.raises(SamplingError, match=r"quality needs a value or a list of values, found {}"):
+        UnitSubset.where([build_recording()], quality={})
+
+
+@pytest.mark.parametrize("units", [None, "made/s0", ["made/s0"]])
+def test_a_subset_needs_a_mapping(units):
+    with pytest.raises(SamplingError, match="UnitSubset: units needs a mapping"):
+        UnitSubset(units)
+
+
+@pytest.mark.parametrize("n", [None, "3", 2.5])
+def test_a_number_of_random_units_must_be_whole(n):
+    with pytest.raises(SamplingError, match="n must be a whole number of 1 or more"):
+        UnitSubset.random([build_recording()], n)
+
+
+@pytest.mark.parametrize("given", [None, "0.1", [0.1]])
+def test_what_is_no_number_is_refused_by_every_augmentation(given):
+    for make in (
+        lambda: SpikeJitter(given),
+        lambda: TimeScale(given, 2.0),
+        lambda: TimeScale(0.5, given),
+        lambda: UnitDropout(1, 2, 3, peak=given),
+    ):
+        with pytest.raises(SamplingError, match="found"):
+            make()
+
+
 @given(batches(), st.sampled_from([0.0, 0.01, 3.0]), st.integers(0, 99))
 def test_jittered_spikes_are_moved_and_reflected(batch, std, seed):
     made = SpikeJitter(std)(batch, np.random.default_rng(seed))
