@@ -23,6 +23,7 @@ import pyarrow as pa
 from spikedata.errors import IntegrityError
 from spikedata.files import write_whole
 from spikedata.layout import HEADER, RecordingHeader
+from spikedata.mapping import map_file
 from spikedata.outline import Outline, outline_of
 from spikedata.recording import SPLITS, Recording
 
@@ -123,7 +124,7 @@ def _split_lists(outlines: Sequence[Outline]) -> pa.Array:
     schemes = [table for one in outlines for table in one.splits.values()]
     rows = pa.StructArray.from_arrays(
         [
-            pa.array(_joined([_codes(split) for _, _, split in schemes], np.int8)),
+            pa.array(_joined([split for _, _, split in schemes], np.int8)),
             pa.array(_joined([start for start, _, _ in schemes], np.float64)),
             pa.array(_joined([end for _, end, _ in schemes], np.float64)),
         ],
@@ -142,10 +143,6 @@ def _split_lists(outlines: Sequence[Outline]) -> pa.Array:
     return pa.ListArray.from_arrays(
         _offsets([one.splits for one in outlines]), values, type=kind  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def _codes(split: np.ndarray) -> np.ndarray:
-    return np.argmax(split[:, None] == np.array(SPLITS), axis=1)
 
 
 def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
@@ -274,9 +271,7 @@ class _Flat:
         rows = splits.values.field("rows")
         self.row_at = rows.offsets.to_pylist()
         self.start, self.end = (np.from_dlpack(rows.values.field(at)) for at in ("start", "end"))
-        self.split = np.array(SPLITS)[
-            np.asarray(np.from_dlpack(rows.values.field("split")), np.intp)
-        ]
+        self.split = np.from_dlpack(rows.values.field("split"))
         for column in (self.start, self.end, self.split):
             column.flags.writeable = False
 
@@ -292,11 +287,12 @@ def _texts(column: pa.Array) -> list[str]:
 def read_catalog(folder: Path) -> Catalog:
     """Return the catalogue of a store's folder; an empty one if there is none that is whole."""
     try:
-        data = (folder / CATALOG).read_bytes()
-        content, digest = memoryview(data)[:-32], data[-32:]
+        data = map_file(str(folder / CATALOG))
+        size = max(data.size - 32, 0)
+        content, digest = data.slice(0, size), data.slice(size).to_pybytes()
         if hashlib.sha256(content).digest() != digest:
             return Catalog()
-        reader = pa.ipc.open_stream(pa.py_buffer(content))
+        reader = pa.ipc.open_stream(content)
         if not reader.schema.equals(_SCHEMA, check_metadata=True):
             return Catalog()
         batch = reader.read_next_batch()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikedata.recording import Recording, select_split
+from spikedata.recording import SPLITS, Recording, select_split
 
 __all__ = ["Outline", "outline_of"]
 
@@ -32,7 +32,8 @@ class Outline:
         Names of its interval tables.
     splits : mapping of str to (ndarray, ndarray, ndarray)
         For each scheme, the recording's first one first: start and end (float64, s) and the
-        name of the split (str) of its intervals, each of shape (K,), sorted by start.
+        split of its intervals (int8, index in `SPLITS`, -1 for another name), each of shape (K,),
+        sorted by start.
     """
 
     recording_id: str
@@ -53,7 +54,7 @@ class Outline:
         """
         chosen = select_split(self.recording_id, self.splits, name, scheme)
         start, end, split = self.splits[chosen]
-        mine = split == name
+        mine = split == SPLITS.index(name)
         return start[mine], end[mine]
 
 
@@ -67,7 +68,15 @@ def outline_of(recording: Recording) -> Outline:
         channels={name: one.values.shape[1] for name, one in recording.series.items()},
         intervals=tuple(recording.intervals),
         splits={
-            scheme: (rows.start, rows.end, np.asarray(rows.columns["split"], np.str_))
+            scheme: (rows.start, rows.end, split_codes(rows.columns["split"]))
             for scheme, rows in recording.splits.items()
         },
     )
+
+
+def split_codes(names: np.ndarray) -> np.ndarray:
+    """Return the index in `SPLITS` of each name, int8; -1 for another one."""
+    codes = np.full(len(names), -1, np.int8)
+    for code, name in enumerate(SPLITS):
+        codes[np.asarray(names) == name] = code
+    return codes

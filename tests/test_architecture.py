@@ -74,6 +74,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("nwb", "hdf5"),
         ("matlab", "hdf5"),
         ("catalog", "layout"),
+        ("catalog", "mapping"),
         ("opening", "layout"),
         ("store", "catalog"),
         ("store", "layout"),
