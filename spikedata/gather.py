@@ -6,7 +6,7 @@ is done for all windows of a batch at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -86,7 +86,8 @@ def _bisect(
         found.append(here[first:last])
         rows.append((lo + first, lo + last))
     first, last = np.array(rows, np.int64).reshape(-1, 2).T
-    return np.concatenate(found) if found else np.empty(0), first, last
+    joined = np.concatenate(found) if found else np.empty(0)
+    return joined.astype(np.float64, copy=False), first, last
 
 
 def gather_spikes(
@@ -117,7 +118,8 @@ def gather_spikes(
     rows = zip(recordings, first.tolist(), last.tolist(), strict=True)
     units = [one.spike_unit[lo:hi] for one, lo, hi in rows]
     counts = last - first
-    unit = np.concatenate(units) if units else np.empty(0, np.int32)
+    unit = np.concatenate(units) if units else np.empty(0)
+    unit = unit.astype(np.int32, copy=False)
     unit += np.repeat(first_unit.astype(np.int32), counts)
     time -= np.repeat(start, counts)
     return time.astype(np.float32), unit, join_offsets(counts)
@@ -155,9 +157,8 @@ def gather_target(
         found, first[timed], last[timed] = _bisect(columns, times, *aim)  # type: ignore[arg-type]
     grid = np.empty((0, 3))
     if len(gridded):
-        grid = np.array(
-            [(one.start, one.rate, len(one)) for one in map(series.__getitem__, gridded)]
-        )  # type: ignore[union-attr]
+        used = [one for one in series if one is not None and one.time is None]
+        grid = np.array([(one.start, one.rate, len(one)) for one in used], np.float64)
         first[gridded] = grid_row(windows.target_start[gridded], *grid.T)
         last[gridded] = grid_row(windows.target_end[gridded], *grid.T)
     counts = last - first
@@ -237,23 +238,25 @@ def gather_intervals(
     offsets = join_offsets(np.array([len(one) for one in rows], np.int64))
     clock = np.repeat(start, np.diff(offsets))
 
-    def taken(name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def taken(name: str) -> Iterator[np.ndarray]:
         for recording, one, at in zip(recordings, tables, rows, strict=True):
             if len(at) and name not in one.columns:
                 raise SamplingError(
                     f"{recording.recording_id}: '{table}' has no column '{name}'; "
                     + did_you_mean(name, one.columns)
                 )
-            if len(at):
-                yield one.columns[name], at
+            if name in one.columns:
+                yield one.columns[name][at]
 
-    def joined(parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts) if parts else np.empty(0)
+    def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+        every = list(parts)
+        filled = [part for part in every if len(part)]  # a column that is empty says its type
+        return np.concatenate(filled or every[:1] or [np.empty(0)])
 
     return IntervalBatch(
-        start=joined([one.start[at] for one, at in zip(tables, rows, strict=True)]) - clock,
-        end=joined([one.end[at] for one, at in zip(tables, rows, strict=True)]) - clock,
+        start=joined(one.start[at] for one, at in zip(tables, rows, strict=True)) - clock,
+        end=joined(one.end[at] for one, at in zip(tables, rows, strict=True)) - clock,
         row=joined(rows).astype(np.int64),
-        columns={name: joined([column[at] for column, at in taken(name)]) for name in columns},
+        columns={name: joined(taken(name)) for name in columns},
         offsets=offsets,
     )

@@ -15,6 +15,7 @@ from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
 from spikedata.sampler import Sampler
 from spikedata.store import Store
+from tests.conftest import build_recording
 
 GRID = 1 / 64  # s; times on it are exact in float32 and float64
 
@@ -247,3 +248,40 @@ def test_a_column_that_a_table_lacks_is_named():
 
     with pytest.raises(SamplingError, match=r"lab/a: 'trials' has no column 'goo'; .*'go'"):
         sampler.batch(0, 0)
+
+
+@pytest.mark.parametrize("time", [np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("unit", [np.uint8, np.uint32, np.int64])
+def test_columns_of_other_types_are_read_as_documented(time, unit):
+    """A recording in memory is made by hand, with whole seconds as likely as not."""
+    seconds = np.arange(10)
+    made = Recording(
+        "made/s0",
+        seconds.astype(time),
+        np.array([0, 1] * 5, unit),
+        {"unit_id": np.array(["u0", "u1"])},
+        IntervalSet.single(0.0, 10.0),
+        {"count": Series(seconds[:, None], "", ("n",), time=seconds.astype(time))},
+        splits=train_of((0, 10)),
+        targets=("count",),
+    )
+    sampler = Sampler([replace(made, recording_id="made/s1"), made], window=4.0)
+    window = sampler.gather(np.array([1]), np.array([2.5]), np.array([6.5]))
+
+    assert window.spike_time.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert window.spike_unit.tolist() == [3, 2, 3, 2]
+    assert (window.spike_time.dtype, window.spike_unit.dtype) == (np.float32, np.int32)
+    assert window.targets["count"].time.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert window.targets["count"].values.ravel().tolist() == [3, 4, 5, 6]
+
+
+def test_a_column_keeps_its_type_in_a_batch_without_rows_of_the_table():
+    trials = IntervalSet(
+        np.array([1.0]), np.array([2.0]), {"side": np.array(["left"]), "aim": np.ones((1, 3))}
+    )
+    made = replace(build_recording(), intervals={"trials": trials})
+    sampler = Sampler([made], intervals={"trials": ["side", "aim"]})
+    batch = sampler.gather(np.array([0]), np.array([5.0]), np.array([6.0]))
+
+    assert batch.intervals["trials"].columns["side"].dtype.kind == "U"
+    assert batch.intervals["trials"].columns["aim"].shape == (0, 3)
