@@ -39,7 +39,8 @@ class Around:
     Notes
     -----
     An event without a time (NaN) gives no window, nor does one whose window does not lie inside one
-    interval of the split; `Sampler.dropped` counts both.
+    interval of the split; `Sampler.dropped` counts both. A window that leaves it by less than half
+    a microsecond, which rounding may do, ends with it.
     """
 
     table: str
@@ -265,6 +266,11 @@ def event_windows(
     start, end = events + around.before, events + around.after
     if len(first) == 0:
         return start[:0], end[:0], len(events)
-    row = np.searchsorted(first, start, "right") - 1
-    inside = (row >= 0) & (end + predict <= last[np.maximum(row, 0)])
-    return start[inside], end[inside], int(np.sum(~inside))
+    # Rounding must neither lose an event nor bring a sample from outside of the interval.
+    row = np.searchsorted(first, start + ROUNDING, "right") - 1
+    inside = (row >= 0) & (end + predict <= last[np.maximum(row, 0)] + ROUNDING)
+    row, limit = row[inside], last[row[inside]]
+    start = np.maximum(start[inside], first[row])
+    end = np.minimum(end[inside], limit - predict)
+    end = np.where(end + predict > limit, end - np.spacing(np.abs(limit)), end)
+    return start, end, int(np.sum(~inside))

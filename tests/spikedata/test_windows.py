@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
 from spikedata.sampler import Sampler
 from spikedata.windows import Around, Lengths
+from tests.conftest import build_recording
 from tests.spikedata.test_gather import train_of
 
 
@@ -90,6 +93,46 @@ def test_windows_around_events_are_those_that_fit_into_one_interval_of_the_split
     assert sorted(zip(start.tolist(), end.tolist(), strict=True)) == sorted(fits)
     assert sampler.dropped["event without a time"] == 1
     assert sampler.dropped["event whose window leaves the split"] == len(go) - 1 - len(fits)
+
+
+@pytest.mark.parametrize("clock", [0.0, 1.7e9, -1e4])
+@pytest.mark.parametrize(
+    ("column", "before", "after", "predict"),
+    [
+        ("start", 0.0, 0.1 + 0.2, None),
+        ("start", 0.0, 0.2, 0.1),
+        ("end", -(0.1 + 0.2), 0.0, None),
+        ("end", -0.3, -0.1, 0.1),
+    ],
+)
+def test_rounding_loses_no_event_and_brings_nothing_from_outside(
+    clock, column, before, after, predict
+):
+    """Trials are the split, and their last sample lies on the start of the next interval."""
+    start = clock + np.arange(200) * 0.7
+    trials = IntervalSet(start, start + 0.3)
+    time = np.unique(np.concatenate([trials.start, trials.end, trials.start + 0.25]))
+    made = replace(
+        build_recording(),
+        spike_time=time,
+        spike_unit=np.zeros(len(time), np.int32),
+        series={"v": Series(np.zeros((len(time), 1)), "", ("x",), time=time)},
+        intervals={"trials": trials},
+        domain=IntervalSet.single(clock, clock + 200),
+        splits={"main": trials.with_columns({"split": np.full(200, "train")})},
+        targets=("v",),
+    )
+    around = Around("trials", column, before, after)
+    sampler = Sampler([made], window=around, predict=predict, order="sequential", batch_size=200)
+    batch = sampler.batch(0, 0)
+
+    assert len(batch) == 200
+    assert np.all(batch.start >= trials.start)
+    assert np.all(batch.end <= trials.end)
+    np.testing.assert_allclose(batch.end - batch.start, after - before, rtol=0, atol=5e-7)
+    # The window begins with its trial, and the sample at the trial's end is in none.
+    counts = np.diff(batch.targets["v"].offsets)
+    assert counts.tolist() == [1 if predict else 2] * 200
 
 
 def test_events_are_chosen_by_the_columns_of_their_rows():
