@@ -74,7 +74,6 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("nwb", "hdf5"),
         ("matlab", "hdf5"),
         ("catalog", "layout"),
-        ("catalog", "mapping"),
         ("opening", "layout"),
         ("store", "catalog"),
         ("store", "layout"),
