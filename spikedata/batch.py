@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from spikedata.errors import SamplingError
 from spikedata.ragged import join_offsets, mask_of, pad, unpad
 
 __all__ = ["Batch", "IntervalBatch", "PaddedBatch", "PaddedTarget", "TargetBatch", "Window"]
@@ -46,7 +47,7 @@ class IntervalBatch:
     row : ndarray, shape (K,), int64
         Row in the recording's table, where all its columns are.
     columns : mapping of str to ndarray, shape (K, ...)
-        The columns that all recordings of the sampler have in the table.
+        The columns that the sampler was asked for; none where it was given tables alone.
     offsets : ndarray, shape (B + 1,), int64
         Window ``i`` owns the rows ``offsets[i]:offsets[i + 1]``.
     """
@@ -176,7 +177,11 @@ class Batch:
         multiple : int
             The number of spikes a row is rounded up to a multiple of this.
         """
-        mask = mask_of(self.spike_offsets, multiple)
+        if not isinstance(multiple, (int, np.integer)) or multiple < 1:
+            raise SamplingError(
+                f"Batch.padded: multiple must be a whole number of 1 or more, found {multiple!r}."
+            )
+        mask = mask_of(self.spike_offsets, int(multiple))
         targets = {}
         for name, one in self.targets.items():
             taken = mask_of(one.offsets)

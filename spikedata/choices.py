@@ -1,15 +1,85 @@
-"""What a sampler brings along of each recording: its targets, their weights, interval tables."""
+"""What a sampler reads: which recordings, and of each its targets, their weights, intervals."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from spikedata.errors import SamplingError, did_you_mean
 from spikedata.outline import Outline
+from spikedata.recording import Recording
 
-__all__ = ["check_tables", "choose_targets", "choose_weights"]
+__all__ = [
+    "by_id",
+    "check_tables",
+    "choose_targets",
+    "choose_weights",
+    "misfits",
+    "refuse",
+    "wrong_choices",
+]
+
+NEEDED = "Sampler: give a Store(path), a dict by recording id, or a list of Recording; this is"
+
+
+def by_id(recordings: Mapping[str, Recording] | Sequence[Recording]) -> Mapping[str, Recording]:
+    """Return the recordings by their ids, in the order given; a mapping as it is."""
+    if isinstance(recordings, Mapping):
+        return recordings
+    if isinstance(recordings, Iterable) and not isinstance(recordings, str):
+        found = {}
+        for one in recordings:
+            if not isinstance(one, Recording):
+                raise SamplingError(f"{NEEDED} a list with {type(one).__name__} in it.")
+            if one.recording_id in found:
+                raise SamplingError(f"Sampler: recording '{one.recording_id}' is given twice.")
+            found[one.recording_id] = one
+        return found
+    raise SamplingError(f"{NEEDED} {type(recordings).__name__}.")
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise one error that names all problems, if there are any."""
+    if problems:
+        text = "; ".join(problems)
+        raise SamplingError(f"Sampler: {text}{'' if text.endswith('?') else '.'}")
+
+
+def misfits(names: Mapping[str, object], whole: Mapping[str, object], augment: object) -> list[str]:
+    """Return which arguments are not several names, a whole number, or several augmentations."""
+    problems = [
+        f"{name} needs a list of names, found the text '{value}': write ['{value}']"
+        for name, value in names.items()
+        if isinstance(value, str)
+    ]
+    problems += [
+        f"{name} must be a whole number, found {value!r}"
+        for name, value in whole.items()
+        if not isinstance(value, (int, np.integer))
+    ]
+    if not isinstance(augment, Iterable) or not all(map(callable, augment)):
+        problems.append(f"augment needs a list of augmentations, found {augment!r}")
+    return problems
+
+
+def wrong_choices(recording_ids: Sequence[str], dataset_weights: Mapping[str, float]) -> list[str]:
+    """Return what is wrong with the recordings that were chosen, and with shares of datasets."""
+    twice = [name for name, count in Counter(recording_ids).items() if count > 1]
+    problems = [f"recording '{name}' is given twice" for name in twice]
+    if not recording_ids:
+        problems.append("no recordings were given")
+    datasets = {name.split("/")[0] for name in recording_ids}
+    for name, weight in dataset_weights.items():
+        if name not in datasets:
+            problems.append(
+                f"no recording is of the dataset '{name}' of dataset_weights; "
+                + did_you_mean(name, datasets)
+            )
+        elif not 0 <= weight < np.inf:
+            problems.append(f"the weight of dataset '{name}' must be 0 or more, found {weight}")
+    return problems
 
 
 def choose_targets(
@@ -36,7 +106,7 @@ def choose_targets(
     for name in asked:
         if name not in found:
             known = {series for one in outlines for series in one.channels}
-            raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}.")
+            raise SamplingError(f"No series is called '{name}'; {did_you_mean(name, known)}")
     return chosen, {name: found[name][0] for name in asked}
 
 
@@ -45,7 +115,9 @@ def choose_weights(
 ) -> dict[str, dict[str, float]]:
     """Return the factor of each interval table for each target that has any."""
     nested = any(isinstance(one, Mapping) for one in weights.values())
-    given = weights if nested else dict.fromkeys(targets, weights) if weights else {}
+    given: Mapping[str, object] = weights
+    if weights and not nested:
+        given = dict.fromkeys(targets, weights)
     if weights and not targets:
         raise SamplingError("Sampler: weights are given, but no targets that they could weigh.")
     chosen: dict[str, dict[str, float]] = {}

@@ -11,14 +11,22 @@ import numpy as np
 
 from spikedata.augment import Augmentation
 from spikedata.batch import Batch
-from spikedata.choices import check_tables, choose_targets, choose_weights
+from spikedata.choices import (
+    by_id,
+    check_tables,
+    choose_targets,
+    choose_weights,
+    misfits,
+    refuse,
+    wrong_choices,
+)
 from spikedata.epochs import Epoch, Epochs
 from spikedata.errors import IntervalError, SamplingError, did_you_mean
 from spikedata.intervals import IntervalSet
 from spikedata.outline import Outline, outline_of
 from spikedata.reader import Reader
 from spikedata.recording import Recording
-from spikedata.windows import ROUNDING, Around, Lengths, Windows, event_windows
+from spikedata.windows import ROUNDING, Around, Lengths, Windows, check_windows, event_windows
 
 __all__ = ["Sampler"]
 
@@ -135,31 +143,30 @@ class Sampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if isinstance(recordings, Mapping):
-            given = tuple(name for name in recordings)
-        else:
-            given = tuple(recording.recording_id for recording in recordings)
-            recordings = dict(zip(given, recordings, strict=True))
+        names = {"recording_ids": recording_ids, "targets": targets, "intervals": intervals}
+        whole = {"batch_size": batch_size or 0, "unit_tokens": unit_tokens, "seed": seed}
+        refuse(misfits(names, whole | {"rank": rank, "world_size": world_size}, augment))
+        recordings = by_id(recordings)
         # A store stays what it is; what a dict holds must not change under the sampler.
         self.recordings = dict(recordings) if isinstance(recordings, dict) else recordings
-        self.recording_ids = given if recording_ids is None else tuple(recording_ids)
-        self.split, self.scheme, self.order, self.short = split, scheme, order, short
+        self.recording_ids = tuple(recordings if recording_ids is None else recording_ids)
+        self.split, self.scheme, self.short, self.max_tokens = split, scheme, short, max_tokens
+        self.order: Literal["random", "sequential"] = order
+        self.group: Literal["mixed", "recording"] = group
         self.around = window if isinstance(window, Around) else None
         self.lengths = Lengths(self.around.length if self.around else window)  # type: ignore[arg-type]
         self.predict = 0.0 if predict is None else predict
         self.stride = (self.predict or self.lengths.bounds[1]) if stride is None else stride
         self.batch_size = 32 if batch_size is None and max_tokens is None else batch_size
-        self.max_tokens, self.unit_tokens, self.group = max_tokens, unit_tokens, group
         self.dataset_weights, self.augment = dict(dataset_weights or {}), tuple(augment)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.unit_tokens, self.seed = unit_tokens, seed
+        self.rank, self.world_size = rank, world_size
         self.intervals = (
             {name: tuple(columns) for name, columns in intervals.items()}
             if isinstance(intervals, Mapping)
             else dict.fromkeys(intervals, ())
         )
-        problems = self._problems(predict, recording_ids or ())
-        if problems:
-            raise SamplingError(f"Sampler: {'; '.join(problems)}.")
+        refuse(self._problems(predict, recording_ids or ()))
         outlines = self._outlines()
         wanted, channels = choose_targets(outlines, targets)
         self.targets = tuple(channels)
@@ -213,18 +220,7 @@ class Sampler:
         problems += [
             f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
         ]
-        twice = [name for name, count in Counter(self.recording_ids).items() if count > 1]
-        problems += [f"recording '{name}' is given twice" for name in twice]
-        if not self.recording_ids:
-            problems.append("no recordings were given")
-        datasets = {name.split("/")[0] for name in self.recording_ids}
-        for name, weight in self.dataset_weights.items():
-            if name not in datasets:
-                problems.append(f"no recording is of the dataset '{name}' of dataset_weights; "
-                                + did_you_mean(name, datasets))  # fmt: skip
-            elif not 0 <= weight < np.inf:
-                problems.append(f"the weight of dataset '{name}' must be 0 or more, found {weight}")
-        return [problem.removesuffix(".") for problem in problems]
+        return problems + wrong_choices(self.recording_ids, self.dataset_weights)
 
     # -------------------------------------------------------------- what recordings hold
 
@@ -265,10 +261,10 @@ class Sampler:
         )  # fmt: skip
         if epochs.totals.sum() == 0:
             found = ", ".join(f"{rule}: {count}" for rule, count in self.dropped.items() if count)
+            found = found or (f"no event fits {self.around}" if self.around else "it is empty")
             raise SamplingError(
-                f"Split '{self.split}' of {len(splits)} recordings holds no window of "
-                f"{shortest:g} s ({found or 'it is empty'}): take a shorter window, short='keep', "
-                "or another split."
+                f"Split '{self.split}' of {len(splits)} recordings holds no window of {shortest:g} "
+                f"s ({found}): take a shorter window, short='keep', or another split."
             )
         return epochs
 
@@ -316,9 +312,11 @@ class Sampler:
         """Return an epoch; the last one is kept, only to save planning it again."""
         planned = self._planned
         if planned is None or planned[0] != epoch:
-            planned = self._planned = (epoch, self._epochs.plan(epoch, self._count_tokens))
+            planned = self._planned = None  # two epochs at once would take twice the memory
+            planned = (epoch, self._epochs.plan(epoch, self._count_tokens))
             for name in planned[1].windows.__slots__:
                 getattr(planned[1].windows, name).flags.writeable = False
+            self._planned = planned
         return planned[1]
 
     def _count_tokens(self, windows: Windows) -> np.ndarray:
@@ -354,11 +352,15 @@ class Sampler:
     # -------------------------------------------------------------- their data
 
     def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of epoch 0, each time the same; `epoch` yields those of the others."""
         return self.epoch(0)
 
     def epoch(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, from a step on; every epoch draws new windows."""
-        return (self.batch(epoch, at) for at in range(step, self.steps(epoch)))
+        steps = self.steps(epoch)
+        if not 0 <= step <= steps:
+            raise SamplingError(f"Epoch {epoch} has {steps} steps, it cannot begin at {step}.")
+        return (self.batch(epoch, at) for at in range(step, steps))
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return one batch, whatever was drawn before.
@@ -392,5 +394,6 @@ class Sampler:
         """
         recording = np.asarray(recording, np.int64)
         start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+        check_windows(recording, start, end, len(self.recording_ids))
         aim = (end, end + self.predict) if self.predict else (start, end)
         return self._reader.read(Windows(recording, start, end, *aim))

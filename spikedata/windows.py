@@ -15,7 +15,15 @@ from spikedata.errors import SamplingError, did_you_mean
 from spikedata.intervals import IntervalSet
 from spikedata.ragged import take_rows
 
-__all__ = ["Around", "Lengths", "Windows", "draw_windows", "event_windows", "tile_windows"]
+__all__ = [
+    "Around",
+    "Lengths",
+    "Windows",
+    "check_windows",
+    "draw_windows",
+    "event_windows",
+    "tile_windows",
+]
 
 ROUNDING = 5e-7  # s by which sums of times may be off, on a clock that counts from 1970
 
@@ -34,7 +42,8 @@ class Around:
     before, after : float
         Seconds from the event to the start and to the end of its window; negative is earlier.
     where : mapping of str to object
-        Only rows whose columns have these values: ``{"result": "R", "valid": True}``.
+        Only rows whose columns have this value, or one of a collection of values:
+        ``{"result": ["R", "F"], "valid": True}``.
 
     Notes
     -----
@@ -79,7 +88,10 @@ class Around:
                     f"{where}: '{self.table}' has no column '{name}'; {did_you_mean(name, columns)}"
                 )
         for name, value in self.where.items():
-            kept &= np.asarray(columns[name]) == value
+            many = isinstance(value, (list, tuple, set, frozenset, np.ndarray))
+            column = np.asarray(columns[name])
+            fits = [column == one for one in (value if many else [value])]  # type: ignore[union-attr]
+            kept &= np.any(fits, axis=0) if fits else False
         events = np.asarray(columns[self.column])[kept]
         if events.dtype.kind not in "fiu":
             raise SamplingError(
@@ -103,7 +115,8 @@ class Lengths:
     given: float | Sequence[float] | Callable[[np.ndarray], np.ndarray]
 
     def __post_init__(self) -> None:
-        if not callable(self.given) and np.size(self.given) not in (1, 2):
+        given = np.asarray(self.given)
+        if not callable(self.given) and (given.size not in (1, 2) or given.dtype.kind not in "fiu"):
             raise SamplingError(
                 f"Sampler: window needs a length or two bounds in seconds, found {self.given!r}."
             )
@@ -112,7 +125,7 @@ class Lengths:
     def bounds(self) -> tuple[float, float]:
         """Shortest and longest window in seconds."""
         if callable(self.given):
-            low, high = self.given(np.array([0.0, np.nextafter(1.0, 0.0)])).tolist()
+            low, high = self._of(np.array([0.0, np.nextafter(1.0, 0.0)])).tolist()
         else:
             values = np.ravel(self.given).astype(float).tolist()
             low, high = values[0], values[-1]
@@ -122,8 +135,17 @@ class Lengths:
     def mean(self) -> float:
         """Mean length in seconds; of another distribution over 1,024 equal shares of it."""
         if callable(self.given):
-            return float(np.mean(self.given((np.arange(1024) + 0.5) / 1024)))
+            return float(np.mean(self._of((np.arange(1024) + 0.5) / 1024)))
         return (self.bounds[0] + self.bounds[1]) / 2
+
+    def _of(self, share: np.ndarray) -> np.ndarray:
+        length = np.asarray(self.given(share))  # type: ignore[operator]  # asked where it is one
+        if length.shape != share.shape or length.dtype.kind not in "fiu":
+            raise SamplingError(
+                f"Sampler: window must return a length for each of {len(share)} numbers, found "
+                f"{length.dtype} of shape {length.shape}."
+            )
+        return length.astype(np.float64)
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Return `count` lengths in seconds."""
@@ -131,7 +153,7 @@ class Lengths:
         share = rng.random(count)
         if not callable(self.given):
             return low + (high - low) * share if low < high else np.full(count, low)
-        length = np.asarray(self.given(share), np.float64)
+        length = self._of(share)
         if not np.all((length >= low) & (length <= high)):
             raise SamplingError(
                 f"Sampler: window maps numbers in [0, 1) to lengths outside {low} to {high} s, its "
@@ -174,6 +196,28 @@ class Windows:
         )  # fmt: skip
 
 
+def check_windows(recording: np.ndarray, start: np.ndarray, end: np.ndarray, count: int) -> None:
+    """Refuse windows that end before they start, or that are of none of `count` recordings.
+
+    Raises
+    ------
+    SamplingError
+        If there are any, or the arrays are not of one shape (W,).
+    """
+    if not recording.shape == start.shape == end.shape == (recording.size,):
+        raise SamplingError(
+            "Windows need three arrays of one length: recording, start, end; found shapes "
+            f"{recording.shape}, {start.shape}, {end.shape}."
+        )
+    wrong = np.flatnonzero(~((recording >= 0) & (recording < count) & (start <= end)))
+    if len(wrong):
+        one = wrong[0]
+        raise SamplingError(
+            f"Window {one} is [{start[one]}, {end[one]}) s of recording {recording[one]}: start <= "
+            f"end and a recording from 0 to {count - 1} are needed."
+        )
+
+
 def draw_windows(
     recording: np.ndarray,
     first: np.ndarray,
@@ -197,7 +241,7 @@ def draw_windows(
     rng : Generator
         Where the numbers come from.
     """
-    row = np.repeat(np.arange(len(count)), count)
+    row = np.repeat(np.arange(len(count), dtype=np.int32), count)
     stratum = take_rows(np.zeros(len(count), np.int64), count)
     start, stop = first[row], last[row] - predict
     length = np.minimum(lengths.draw(rng, len(row)), stop - start)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from spikedata.augment import SpikeJitter
 from spikedata.batch import Batch, Window
 from spikedata.errors import SamplingError
 from spikedata.intervals import IntervalSet
@@ -511,6 +512,20 @@ def widened(recording: Recording) -> Recording:
         ({"targets": ["velocit"]}, "No series is called 'velocit'; did you mean 'velocity'"),
         ({"split": "tests"}, "no split is called 'tests'"),
         ({"scheme": "other"}, "no split scheme is called 'other'"),
+        ({"targets": "velocity"}, r"targets needs a list of names.*write \['velocity'\]"),
+        ({"recording_ids": "made/s0"}, "recording_ids needs a list of names"),
+        ({"intervals": "trials"}, "intervals needs a list of names"),
+        ({"targets": ["velocit"]}, r"did you mean 'velocity'\?$"),
+        ({"recording_ids": ["made/s9"]}, r"did you mean 'made/s0'\?$"),
+        ({"batch_size": 8.5}, "batch_size must be a whole number, found 8.5"),
+        ({"seed": None}, "seed must be a whole number, found None"),
+        (
+            {"augment": SpikeJitter(0.01)},
+            r"augment needs a list of augmentations, found SpikeJitter",
+        ),
+        ({"augment": [3]}, "augment needs a list of augmentations"),
+        ({"window": "1s"}, "window needs a length or two bounds in seconds, found '1s'"),
+        ({"window": None}, "window needs a length or two bounds"),
         ({"window": 9.0}, "no window of 9 s .short interval: 2.: take a shorter window"),
     ],
 )
@@ -537,8 +552,32 @@ def test_recordings_that_do_not_fit_together_are_refused(store):
         Sampler(store, recording_ids=["nonsense"])
 
 
+@pytest.mark.parametrize("given", ["folder", build_recording(), ["made/s0"], None])
+def test_what_is_no_recordings_is_refused_with_what_to_give(given):
+    with pytest.raises(
+        SamplingError, match=r"give a Store\(path\), a dict .* or a list of Recording"
+    ):
+        Sampler(given)
+
+
+def test_windows_that_cannot_be_are_not_gathered():
+    sampler = Sampler([build_recording()])
+
+    for recording, start, end in ([1], [0.0], [1.0]), ([-1], [0.0], [1.0]), ([0], [2.0], [1.0]):
+        with pytest.raises(SamplingError, match="start <= end and a recording from 0 to 0"):
+            sampler.gather(recording, start, end)
+    for recording, start, end in ([0, 0], [0.0], [1.0]), (0, 0.0, 1.0):
+        with pytest.raises(SamplingError, match="three arrays of one length"):
+            sampler.gather(recording, start, end)
+
+
 def test_a_step_that_an_epoch_does_not_have_is_refused():
     sampler = Sampler([build_recording()], batch_size=4)
+
+    assert list(sampler.epoch(0, sampler.steps())) == []
+    for step in (-1, sampler.steps() + 1):
+        with pytest.raises(SamplingError, match=f"it cannot begin at {step}"):
+            sampler.epoch(0, step)
 
     for step in (-1, sampler.steps()):
         with pytest.raises(SamplingError, match=f"Epoch 0 has {len(sampler)} steps, none is"):

@@ -143,6 +143,10 @@ def test_events_are_chosen_by_the_columns_of_their_rows():
     sampler = Sampler([make(trials=table)], window=around, order="sequential")
 
     assert sampler.plan()[1].tolist() == [0.5, 6.5]
+    for results, expected in ((["R", "F"], [0.5, 2.5, 4.5, 6.5]), ({"F"}, [2.5])):
+        some = Around("trials", "go", -0.5, 0.5, where={"result": results})
+        some = Sampler([make(trials=table)], window=some, order="sequential")
+        assert some.plan()[1].tolist() == expected
 
 
 def test_every_value_of_a_column_with_axes_is_an_event_and_the_bounds_are_columns():
@@ -174,6 +178,8 @@ def test_a_recording_without_the_table_gives_no_event():
         (lambda: Around("trials", "went", 0, 1), "lab/a: 'trials' has no column 'went'"),
         (lambda: Around("trials", "go", 0, 1, {"won": 1}), "lab/a: 'trials' has no column 'won'"),
         (lambda: Around("trials", "go", 0, 30), "no window of 30 s .event whose window leaves"),
+        (lambda: Around("trials", "go", 0, 1, {"side": "up"}), "no event fits .*side.*up"),
+        (lambda: Around("trials", "go", 0, 1, {"side": []}), "no event fits"),
         (lambda: Around("trials", "side", 0, 1), "'side' holds no times"),
     ],
 )
