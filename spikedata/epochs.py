@@ -125,8 +125,11 @@ class Epochs:
         Raises
         ------
         SamplingError
-            If the batches of a random epoch are fewer than the ranks that share it.
+            If the batches of a random epoch are fewer than the ranks that share it, or `epoch`
+            is not a whole number of 0 or more.
         """
+        if not isinstance(epoch, (int, np.integer)) or epoch < 0:
+            raise SamplingError(f"An epoch has a whole number of 0 or more, found {epoch!r}.")
         windows = self._draw(epoch)
         if self.group == "recording":
             windows = windows.take(np.argsort(windows.recording, kind="stable"))

@@ -131,7 +131,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'there are: nhp7, sample'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     if close:
         return f"did you mean '{close[0]}'?"
     return f"there are: {', '.join(names)}" if names else "there are none"

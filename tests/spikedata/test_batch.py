@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikedata.batch import Batch, TargetBatch
+from spikedata.errors import SamplingError
 from spikedata.ragged import join_offsets, mask_of, pad, row_of, take_rows, unpad
 from spikedata.sampler import Sampler
 from spikedata.testing import make_recording
+from tests.conftest import build_recording
 
 COUNTS = st.lists(st.integers(0, 6), max_size=8).map(lambda counts: np.array(counts, np.int64))
 
@@ -67,6 +69,19 @@ def test_a_padded_batch_holds_the_batch(seed, multiple, window):
         for part in one.__slots__:
             assert np.array_equal(getattr(one, part), getattr(back.targets[name], part))
         assert not padded.targets[name].weight[~padded.targets[name].mask].any()
+
+
+@pytest.mark.parametrize("multiple", [0, -1, 1.5, None, "8"])
+def test_a_multiple_that_is_no_whole_number_above_zero_is_refused(multiple):
+    with pytest.raises(SamplingError, match="multiple must be a whole number of 1 or more"):
+        Sampler([build_recording()]).batch(0, 0).padded(multiple)
+
+
+def test_a_multiple_may_be_a_number_of_numpy():
+    padded = Sampler([build_recording(n_spikes=8000)], window=4.0).batch(0, 0).padded(np.uint8(7))
+
+    assert padded.spike_time.shape[1] > 255
+    assert padded.spike_time.shape[1] % 7 == 0
 
 
 def test_a_row_that_a_batch_does_not_have_is_refused():

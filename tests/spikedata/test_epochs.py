@@ -255,3 +255,15 @@ def test_augmentations_draw_the_same_numbers_whoever_makes_the_batch():
     for batch in itertools.chain(*(rank.epoch(1) for rank in ranks)):
         assert np.array_equal(alone[batch.start.tobytes()], batch.spike_time)
     assert len({float(time[0]) for time in alone.values()}) == len(alone)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, 2.0, None, "1"])
+def test_an_epoch_that_has_no_whole_number_is_refused(epoch):
+    with pytest.raises(SamplingError, match="An epoch has a whole number of 0 or more, found"):
+        sample().batch(epoch, 0)
+
+
+def test_an_epoch_may_have_a_number_of_numpy():
+    expected, actual = sample().batch(3, 0), sample().batch(np.uint8(3), np.int64(0))
+
+    assert np.array_equal(expected.start, actual.start)

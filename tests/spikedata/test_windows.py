@@ -61,6 +61,18 @@ def test_a_function_that_falls_is_no_inverse_distribution():
         Sampler([make()], window=lambda share: 1 + np.sin(share * np.pi)).plan(0)
 
 
+@pytest.mark.parametrize("length", [lambda share: 1.0, lambda share: None, lambda share: [1.0]])
+def test_a_function_that_returns_other_than_lengths_is_refused(length):
+    with pytest.raises(SamplingError, match="window must return a length for each of 2 numbers"):
+        Sampler([make()], window=length)
+
+
+def test_a_function_may_return_a_list_of_whole_numbers():
+    _, start, end = Sampler([make()], window=lambda share: [1] * len(share)).plan(0)
+
+    assert np.allclose(end - start, 1)
+
+
 @pytest.mark.parametrize("length", [(lambda share: share), (lambda share: share - 1)])
 def test_a_distribution_that_reaches_zero_is_refused(length):
     with pytest.raises(SamplingError, match="window needs lengths above 0 s"):
