@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from spikedata.arrow import array_of
 from spikedata.errors import FormatVersionError, IntegrityError, StoreError
 from spikedata.files import sha256_of, sync_file, write_whole
 from spikedata.recording import Recording
@@ -84,18 +85,15 @@ class RecordingHeader(BaseModel):
 # ------------------------------------------------------------------ tables to files
 
 
-def _to_arrow(values: np.ndarray) -> pa.Array:
-    values = np.asarray(values)
-    if values.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(_to_arrow(values.reshape(-1)), values.shape[1])
-    if values.dtype.kind in "UO":
-        return pa.array([str(value) for value in values], pa.string())
-    return pa.array(np.ascontiguousarray(values))
-
-
 def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Write columns as one uncompressed record batch, so that it can be mapped."""
-    batch = pa.record_batch([_to_arrow(values) for values in columns.values()], names=list(columns))
+    for column, values in columns.items():
+        if values.dtype.kind not in "biufUOMm" or values.ndim > 2:  # what `opening` does not read
+            raise TypeError(
+                f"column '{column}' is of {values.dtype} in {values.ndim} dimensions: write "
+                "numbers, text or times in one or two"
+            )
+    batch = pa.record_batch([array_of(values) for values in columns.values()], names=list(columns))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,8 @@ from spikedata.mapping import Lazy, map_file
 from spikedata.recording import Recording, Series
 
 __all__ = ["check_size", "map_recording", "size_of"]
+
+MOST_TEXT = 4 << 30  # bytes of a column of text in memory; real ones have a few MB
 
 
 def check_size(recording_id: str, name: str, size: int, expected: int) -> None:
@@ -55,18 +58,67 @@ def _to_numpy(column: pa.Array) -> np.ndarray:
     `Array.to_numpy` is not used for what it can be spared: its first call imports pandas.
     """
     kind = column.type
+    is_time = pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind)
+    if column.null_count and not is_time:  # NaT is written as null
+        raise ValueError(f"{column.null_count} values are missing")
     if pa.types.is_fixed_size_list(kind):
         return _to_numpy(column.flatten()).reshape(-1, kind.list_size)
     if pa.types.is_string(kind):
-        values = np.array(column.to_pylist(), dtype=np.str_)
+        values = _texts(column)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         values = np.from_dlpack(column)
-    elif pa.types.is_boolean(kind) and not column.null_count:
+    elif pa.types.is_boolean(kind):
         values = np.array(column.to_pylist(), dtype=np.bool_)
-    else:
+    elif is_time:
         values = column.to_numpy(zero_copy_only=False)
+    else:
+        raise ValueError(f"a column of {kind} where numbers, text or times are written")
     values.flags.writeable = False
     return values
+
+
+def _texts(column: pa.Array) -> np.ndarray:
+    """Return text as numpy holds it, each as long as the longest: a few bytes can ask for much."""
+    texts = column.to_pylist()
+    size = 4 * len(texts) * max(map(len, texts), default=0)
+    if size > MOST_TEXT:
+        raise ValueError(f"text that takes {size} bytes of memory, more than {MOST_TEXT}")
+    return np.array(texts, dtype=np.str_)
+
+
+def _refuse_packed(buffer: pa.Buffer) -> None:
+    """Refuse a file with dictionaries or a compressed batch: arrays are views of mapped files.
+
+    To unpack it could take any amount of memory, so its flatbuffers are asked before Arrow is:
+    https://github.com/apache/arrow/tree/main/format, File.fbs and Message.fbs.
+    """
+    data = memoryview(buffer)
+
+    def number(kind: str, at: int) -> int:
+        return struct.unpack_from(kind, data, at)[0]
+
+    def field(table: int, index: int) -> int:
+        """Return where a field of a table is, 0 for nowhere."""
+        names, entry = table - number("<i", table), 4 + 2 * index
+        at = number("<H", names + entry) if entry < number("<H", names) else 0
+        return table + at if at else 0
+
+    def target(at: int) -> int:
+        return at + number("<I", at)
+
+    try:
+        end = len(data) - len("ARROW1") - 4
+        footer = target(end - number("<i", end))
+        dictionaries, batches = field(footer, 2), field(footer, 3)
+        if dictionaries and number("<I", target(dictionaries)):
+            raise ValueError("a column in a dictionary, which is not written")
+        message = number("<q", target(batches) + 4)
+        message += 8 if number("<i", message) == -1 else 4  # older files have no mark before it
+        batch = target(field(target(message), 2))
+        if field(batch, 3):
+            raise ValueError("a compressed batch, which cannot be mapped")
+    except struct.error as error:
+        raise ValueError(f"no footer of an Arrow file ({error})") from None
 
 
 def _read_batch(buffer: pa.Buffer, path: str) -> tuple[pa.RecordBatch, list[str]]:
@@ -75,9 +127,12 @@ def _read_batch(buffer: pa.Buffer, path: str) -> tuple[pa.RecordBatch, list[str]
         reader = pa.ipc.open_file(buffer)
         if reader.num_record_batches != 1:
             raise ValueError(f"{reader.num_record_batches} record batches where 1 was written")
+        _refuse_packed(buffer)
         batch = reader.get_batch(0)
         batch.validate(full=True)  # reads text only
         names = batch.schema.names
+        if len(set(names)) < len(names):
+            raise ValueError(f"two columns of one name among {names}")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
     return batch, names
@@ -88,6 +143,12 @@ def _read_column(batch: pa.RecordBatch, row: int, path: str) -> np.ndarray:
         return _to_numpy(batch.column(row))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"values of {values.dtype} where numbers were written")
+    return values
 
 
 def _damaged(path: str, error: Exception) -> IntegrityError:
@@ -144,7 +205,8 @@ class _Files:
     def intervals(self, name: str) -> IntervalSet:
         columns = self.columns(name)
         try:
-            return IntervalSet(columns.pop("start"), columns.pop("end"), columns)
+            start, end = _numbers(columns.pop("start")), _numbers(columns.pop("end"))
+            return IntervalSet(start, end, columns)
         except (KeyError, ValueError) as error:
             raise self.misfit(error) from None
 
@@ -153,7 +215,8 @@ class _Files:
     ) -> Series:
         columns = self.columns(f"series-{name}.arrow")
         try:
-            return Series(columns["values"], unit, channels, columns.get("time"), start, rate)
+            time = _numbers(columns["time"]) if "time" in columns else None
+            return Series(_numbers(columns["values"]), unit, channels, time, start, rate)
         except (KeyError, ValueError) as error:
             raise self.misfit(error) from None
 

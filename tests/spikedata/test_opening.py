@@ -252,3 +252,116 @@ def test_files_of_no_table_are_checked_too(store, change: Callable[[Path], objec
 
     with pytest.raises(IntegrityError, match=r"made/s0: more\.arrow (is missing|has 1 bytes)"):
         store["made/s0"]
+
+
+# ------------------------------------------------------------------ valid Arrow that we never write
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (pa.array([1, None, 3, 4, 5]), "1 values are missing"),
+        (pa.array(["a", None, "c", "d", "e"]), "1 values are missing"),
+        (pa.array([True, None, True, None, True]), "2 values are missing"),
+        (pa.array([[1.0, 2.0], None, None, None, None], pa.list_(pa.float64(), 2)), "4 values"),
+        (pa.array([[1.0, None]] * 5, pa.list_(pa.float64(), 2)), "5 values are missing"),
+        (pa.nulls(5), "5 values are missing"),
+        (pa.array([b"a"] * 5), "a column of binary"),
+        (pa.array([[1], [], [2], [3], [4]]), "a column of list<"),
+        (pa.array([{"a": 1}] * 5), "a column of struct<"),
+        (pa.array(["a"] * 5).dictionary_encode(), "a column in a dictionary"),
+        (
+            pa.RunEndEncodedArray.from_arrays(pa.array([5], pa.int32()), pa.array([1])),
+            "a column of",
+        ),
+    ],
+)
+def test_columns_that_are_never_written_are_refused(store, column, problem):
+    path = path_of(store, "units")
+    table = pa.ipc.open_file(path).read_all().append_column("more", column)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    agree(store, "units")
+
+    (found,) = every_failure(store)
+    assert str(found).startswith(f"{path} is damaged: {problem}")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("part", FILES)
+def test_a_compressed_table_is_refused_before_it_is_unpacked(store, part, codec):
+    path = path_of(store, part)
+    table = pa.ipc.open_file(path).read_all()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_file(path, table.schema, options=options) as writer:
+        writer.write_table(table)
+    agree(store, part)
+    before = pa.default_memory_pool().max_memory()
+
+    (found,) = every_failure(store)
+    assert "is damaged: a compressed batch" in str(found)
+    assert pa.default_memory_pool().max_memory() == before
+
+
+@pytest.mark.parametrize(
+    ("part", "column"),
+    [("series-velocity", "values"), ("series-position", "time"), ("domain", "start"),
+     ("intervals-trials", "end")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["text", np.datetime64(1, "s")])
+def test_what_must_be_numbers_is_refused_where_it_is_none(store, part, column, value):
+    path = path_of(store, part)
+    table = pa.ipc.open_file(path).read_all()
+    at = table.schema.names.index(column)
+    kind = table.schema.types[at]
+    width = kind.list_size if pa.types.is_fixed_size_list(kind) else 1
+    changed = pa.array([value] * len(table) * width)
+    if width > 1:
+        changed = pa.FixedSizeListArray.from_arrays(changed, width)
+    with pa.ipc.new_file(path, (table := table.set_column(at, column, changed)).schema) as writer:
+        writer.write_table(table)
+    agree(store, part)
+
+    (found,) = every_failure(store)
+    assert "where numbers were written" in str(found)
+
+
+def test_two_columns_of_one_name_are_refused(store):
+    path = path_of(store, "spikes")
+    table = pa.ipc.open_file(path).read_all()
+    table = table.append_column("time", table["time"])
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    agree(store, "spikes")
+
+    (found,) = every_failure(store)
+    assert "two columns of one name" in str(found)
+
+
+@pytest.mark.parametrize("values", [np.array([b"a"] * 5), np.zeros(5, complex), np.zeros(5, "V3")])
+def test_what_could_not_be_read_is_not_written(store, values):
+    recording = store["made/s0"]
+
+    with pytest.raises(StoreError, match=r"units\.arrow cannot be written: column 'odd' is of"):
+        store.write(replace(recording, units={**recording.units, "odd": values}), {})
+
+
+def test_text_that_would_fill_the_memory_is_refused(store, monkeypatch):
+    monkeypatch.setattr(opening, "MOST_TEXT", 4 * 5 * len("made/s0/u0"))
+    assert list(every_failure(store)) == []
+
+    monkeypatch.setattr(opening, "MOST_TEXT", 4 * 5 * len("made/s0/u0") - 1)
+    assert "text that takes" in str(next(every_failure(store)))
+
+
+def test_times_of_a_calendar_are_read_with_their_gaps(store):
+    moments = np.array(["2020-01-01T00:00:00.5", "NaT"] * 2 + ["1970-01-01"], "M8[ns]")
+    recording = store["made/s0"]
+    units = {**recording.units, "seen": moments, "for": moments - moments[0],
+             "day": moments.astype("M8[D]")}  # fmt: skip
+    store.write(replace(recording, units=units), {})
+
+    found = store["made/s0"].units
+    assert np.array_equal(found["seen"], moments, equal_nan=True)
+    assert np.array_equal(found["day"], moments.astype("M8[D]"), equal_nan=True)
+    assert np.array_equal(found["for"], moments - moments[0], equal_nan=True)
