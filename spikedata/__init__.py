@@ -3,6 +3,7 @@
 from spikedata.augment import SpikeJitter, TimeScale, UnitDropout, UnitSubset
 from spikedata.batch import Batch, Window
 from spikedata.errors import (
+    ExecutorError,
     FetchError,
     HarmonizeError,
     IntervalError,
@@ -10,6 +11,7 @@ from spikedata.errors import (
     SamplingError,
     SpikedataError,
     StoreError,
+    ViewError,
 )
 from spikedata.fetch import fetch
 from spikedata.ingest import ingest
@@ -24,6 +26,7 @@ from spikedata.windows import Around
 __all__ = [
     "Around",
     "Batch",
+    "ExecutorError",
     "FetchError",
     "HarmonizeError",
     "IntervalError",
@@ -41,6 +44,7 @@ __all__ = [
     "TimeScale",
     "UnitDropout",
     "UnitSubset",
+    "ViewError",
     "Window",
     "__version__",
     "fetch",
