@@ -49,9 +49,13 @@ def refuse(problems: Sequence[str]) -> None:
 
 def misfits(names: Mapping[str, object], whole: Mapping[str, object], augment: object) -> list[str]:
     """Return which arguments are not several names, a whole number, or several augmentations."""
+    texts = {}
+    for name, value in names.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        texts |= {name: value} | {f"{name}['{key}']": one for key, one in inner}
     problems = [
         f"{name} needs a list of names, found the text '{value}': write ['{value}']"
-        for name, value in names.items()
+        for name, value in texts.items()
         if isinstance(value, str)
     ]
     problems += [

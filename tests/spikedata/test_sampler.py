@@ -515,6 +515,8 @@ def widened(recording: Recording) -> Recording:
         ({"targets": "velocity"}, r"targets needs a list of names.*write \['velocity'\]"),
         ({"recording_ids": "made/s0"}, "recording_ids needs a list of names"),
         ({"intervals": "trials"}, "intervals needs a list of names"),
+        ({"intervals": {"trials": "go"}}, r"intervals\['trials'\] needs .* write \['go'\]"),
+        ({"targets": {"made/s0": "velocity"}}, r"targets\['made/s0'\] needs a list of names"),
         ({"targets": ["velocit"]}, r"did you mean 'velocity'\?$"),
         ({"recording_ids": ["made/s9"]}, r"did you mean 'made/s0'\?$"),
         ({"batch_size": 8.5}, "batch_size must be a whole number, found 8.5"),
