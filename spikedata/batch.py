@@ -140,6 +140,13 @@ class Batch:
     targets: Mapping[str, TargetBatch] = field(default_factory=dict)
     intervals: Mapping[str, IntervalBatch] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        held = [f"{len(self)} windows of {len(np.unique(self.recording))} recordings"]
+        held.append(f"{len(self.spike_time)} spikes")
+        held += [f"{name} {one.values.shape}" for name, one in self.targets.items()]
+        held += [f"{len(one.row)} rows of {name}" for name, one in self.intervals.items()]
+        return f"Batch({', '.join(held)})"
+
     def __len__(self) -> int:
         return len(self.recording)
 

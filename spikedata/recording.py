@@ -68,6 +68,11 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        grid = "explicit times" if self.rate is None else f"{self.rate:g} Hz"
+        unit = f" in {self.unit}" if self.unit else ""
+        return f"Series({len(self)} samples of {', '.join(self.columns)}{unit}, {grid})"
+
     def __eq__(self, other: object) -> bool:
         return _equal_fields(self, other) if isinstance(other, Series) else NotImplemented
 
@@ -180,6 +185,16 @@ class Recording:
         from spikedata.arrow import table_of
 
         return table_of({"time": self.spike_time, "unit": self.spike_unit})
+
+    def __repr__(self) -> str:
+        parts = [
+            f"'{self.recording_id}'",
+            f"{self.n_units} units",
+            f"{len(self.spike_time)} spikes",
+        ]
+        tables = {"series": self.series, "intervals": self.intervals, "splits": self.splits}
+        parts += [f"{kind}: {', '.join(held)}" for kind, held in tables.items() if held]
+        return f"Recording({'; '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         """Return whether all content is the same, NaN as NaN; of the fingerprints nothing is asked.

@@ -90,3 +90,13 @@ def test_a_row_that_a_batch_does_not_have_is_refused():
     assert batch[-1].start == batch.start[3]
     with pytest.raises(IndexError, match="Window 4 of a batch of 4"):
         batch[4]
+
+
+def test_a_batch_is_shown_in_a_line():
+    sampler = Sampler([make_recording(seed=0)], batch_size=8, intervals=["trials"])
+    batch = sampler.batch(0, 0)
+    shown = repr(batch)
+
+    assert shown.startswith(f"Batch(8 windows of 1 recordings, {len(batch.spike_time)} spikes, ")
+    assert "velocity (400, 2)" in shown
+    assert shown.endswith(" rows of trials)")

@@ -230,3 +230,12 @@ def test_recordings_have_no_hash_as_their_arrays_have_none():
     for one in (build_recording(0), build_recording(0).series["velocity"]):
         with pytest.raises(TypeError, match="unhashable"):
             hash(one)
+
+
+def test_a_recording_and_a_series_are_shown_in_a_line():
+    recording = build_recording()
+
+    assert repr(recording).startswith(f"Recording('made/s0'; {recording.n_units} units; ")
+    assert "series: velocity, position; intervals: trials; splits: main" in repr(recording)
+    assert repr(timed([0.0, 0.5])) == "Series(2 samples of x in m, explicit times)"
+    assert repr(grid(3, 0.0, 50.0)) == "Series(3 samples of x in m, 50 Hz)"
