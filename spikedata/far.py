@@ -123,6 +123,8 @@ class FarEnd:
             If it cannot be read.
         """
         path = self._path(recording_id, name)
+        if self.folder is not None and not Path(path).is_file():  # to open a pipe waits for ever
+            raise AbsentError(f"There is no file {self._told(path)}.")
         how: dict[str, Any] = {"cache_type": "readahead"} if self._is_web else {}  # nothing twice
         with self._translated(path), self._files.open(path, "rb", 2 * CHUNK, **how) as file:
             while chunk := cast(bytes, file.read(CHUNK)):

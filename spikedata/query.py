@@ -13,12 +13,14 @@ from spikedata.arrow import array_of
 from spikedata.errors import ViewError
 from spikedata.recording import Recording
 from spikedata.store import Store
-from spikedata.views import refuse_column, select_table, to_arrow
+from spikedata.views import refuse_column, select_table, table_names, to_arrow
 
 if TYPE_CHECKING:
     import duckdb
 
 __all__ = ["sql"]
+
+TRIES = 20  # to find the catalogue and the recordings of one writing
 
 SEALED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",  # no files, no network, no extensions
@@ -79,8 +81,13 @@ def sql(
     ids = list(dict.fromkeys(store if recording_ids is None else recording_ids))
     try:
         with duckdb.connect(":memory:", config=SEALED) as connection:
-            for written in _tables_of(connection, query):
-                _create_view(connection, written, store, ids)
+            named = _tables_of(connection, query)
+            recordings, catalog = _of_one_writing(store, ids, [name.lower() for name in named])
+            for written in named:
+                if written.lower() == "catalog":
+                    connection.register(written, catalog)
+                else:
+                    _create_view(connection, written, f"{store.path}", recordings)
             return connection.sql(query, params=parameters).to_arrow_table()
     except duckdb.Error as error:
         raise ViewError(f"The query cannot be answered: {str(error).strip()}") from None
@@ -110,22 +117,42 @@ def _tables_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
     return [name for lower, name in found.items() if name and lower not in own]
 
 
+def _of_one_writing(
+    store: Store, ids: Sequence[str], named: Sequence[str]
+) -> tuple[dict[str, Recording], pa.Table | None]:
+    """Return the recordings, if a table of theirs is named, and their rows of the catalogue.
+
+    Both are of the same writing, also while another process writes recordings anew.
+    """
+    opened = {one: store[one] for one in ids} if any(name != "catalog" for name in named) else {}
+    if "catalog" not in named:
+        return opened, None
+    for _ in range(TRIES):
+        catalog, wanted = store.catalog(), set(ids)
+        names = catalog["recording_id"].to_pylist()
+        now = dict(zip(names, catalog["fingerprint"].to_pylist(), strict=True))
+        old = [one for one, recording in opened.items() if recording.fingerprint != now.get(one)]
+        if not old:
+            return opened, catalog.filter(pa.array([one in wanted for one in names], pa.bool_()))
+        store.outlines(old)  # lets go of what was replaced
+        opened |= {one: store[one] for one in old}
+    raise ViewError(f"{store.path}: recordings are written anew all the time: ask again later.")
+
+
 def _create_view(
-    connection: duckdb.DuckDBPyConnection, written: str, store: Store, ids: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    written: str,
+    where: str,
+    recordings: Mapping[str, Recording],
 ) -> None:
     """Create the view that a query names, over the recordings that have the table."""
-    if written.lower() == "catalog":
-        catalog, wanted = store.catalog(), set(ids)
-        mine = [one in wanted for one in catalog["recording_id"].to_pylist()]
-        connection.register(written, catalog.filter(pa.array(mine, pa.bool_())))
-        return
-    tables = {one: _table_names(store, one) for one in ids}
+    tables = {one: table_names(recording) for one, recording in recordings.items()}
     known = dict.fromkeys(name for names in tables.values() for name in names)
-    full = select_table(f"{store.path}", known, _as_stored(written, known))
+    full = select_table(where, known, _as_stored(written, known))
     rows = np.empty(0, np.int64)
     parts = []
-    for number, one in enumerate(name for name in ids if full in tables[name]):
-        recording = store[one]
+    for number, one in enumerate(name for name in recordings if full in tables[name]):
+        recording = recordings[one]
         if full.startswith("series-"):
             count = len(recording.series[full.partition("-")[2]])
             rows = rows if len(rows) >= count else np.arange(count)
@@ -134,10 +161,6 @@ def _create_view(
         connection.register(source, table)
         parts.append(f"SELECT {_text(one)} AS recording_id, {columns} FROM {_name(source)}")
     connection.execute(f"CREATE TEMP VIEW {_name(written)} AS {_union(parts)}")
-
-
-def _table_names(store: Store, recording_id: str) -> list[str]:
-    return [name.removesuffix(".arrow") for name in store.header(recording_id).tables]
 
 
 def _as_stored(written: str, known: Iterable[str]) -> str:

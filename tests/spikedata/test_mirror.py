@@ -571,6 +571,17 @@ def test_a_header_that_is_none_refuses_the_recording(store, tmp_path, content, p
     assert problem in results[0].message
 
 
+@pytest.mark.parametrize("name", ["recording.json", "spikes.arrow"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(store, tmp_path, name):
+    path = store.path / "made/s0" / name
+    path.unlink()
+    os.mkfifo(path)
+
+    (result,) = pull(tmp_path / "near", str(store.path), ["made/s0"])
+    assert result.status == "failed"
+    assert result.message.startswith(("There is no file", f"{store.path} holds no recording"))
+
+
 def test_a_header_of_another_recording_is_refused(store, tmp_path):
     put(store)
     edit_header(lambda header: header.update(recording_id="made/s7"))

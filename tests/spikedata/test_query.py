@@ -127,6 +127,32 @@ def test_spikes_are_read_where_they_are_mapped(store, monkeypatch):
     assert given == {name: store[name].spike_time.ctypes.data for name in ("a/one", "b/three")}
 
 
+@pytest.mark.parametrize("lacks", [(), ("velocity",)])
+def test_a_recording_that_is_replaced_while_it_is_open_is_answered_of_one_writing(store, lacks):
+    """Rows of the catalogue and of tables fit each other, whatever another process writes."""
+    assert store["a/one"].n_units == 5
+    again = build_recording(9, recording_id="a/one", n_units=7, n_spikes=77, lacks=lacks)
+    Store(store.path).write(again, {})
+
+    counts = "SELECT count(*) AS n, (SELECT n_spikes FROM catalog WHERE recording_id = 'a/one') m"
+    (found,) = sql(store, f"{counts} FROM spikes WHERE recording_id = 'a/one'").to_pylist()
+    assert found == {"n": 77, "m": 77}
+
+    store = Store(store.path)
+    assert store["a/one"].n_units == 7
+    Store(store.path).write(build_recording(0, recording_id="a/one"), {})
+    assert sql(store, "SELECT * FROM velocity", ["a/one", "a/two"]).num_rows in (2000, 4000)
+
+
+def test_a_recording_that_never_rests_is_told(store, monkeypatch):
+    monkeypatch.setattr(Store, "outlines", lambda *_: None)  # as if it were replaced every time
+    assert store["a/one"].n_units == 5
+    Store(store.path).write(build_recording(9, recording_id="a/one"), {})
+
+    with pytest.raises(ViewError, match="recordings are written anew all the time"):
+        sql(store, "SELECT * FROM spikes, catalog")
+
+
 def test_parameters_fill_their_places(store):
     by_name = sql(store, "SELECT DISTINCT unit FROM spikes WHERE unit = $u", parameters={"u": 2})
     by_place = sql(store, "SELECT DISTINCT unit FROM spikes WHERE unit = ?", parameters=[2])
