@@ -114,10 +114,10 @@ def space_needed(planned: Sequence[Planned], cache: Path) -> tuple[int, int]:
 
 def fetch(
     manifest: Manifest,
-    cache: Path,
+    cache: str | Path,
     *,
     jobs: int = 4,
-    from_folder: Path | None = None,
+    from_folder: str | Path | None = None,
     mirror: str | None = None,
     offline: bool = False,
     progress: Progress = silent,
@@ -132,12 +132,12 @@ def fetch(
     ----------
     manifest : Manifest
         What to fetch; `spikedata.selection.select` takes a part of one.
-    cache : Path
+    cache : str or Path
         The cache folder, see `default_cache`.
     jobs : int
         How many connections at a time: each for an asset, or for a piece of a large one when
         fewer assets than that are left.
-    from_folder : Path, optional
+    from_folder : str or Path, optional
         Where to look first. A file is taken, whatever its name, if it has the pinned hash.
     mirror : str, optional
         Address of a copy of a cache's ``assets`` folder, to be asked before the source:
@@ -171,7 +171,8 @@ def fetch(
     """
     if jobs < 1 or piece < 1:
         raise ValueError(f"jobs and piece must be at least 1, found {jobs} and {piece}")
-    folder = Folder(from_folder) if from_folder is not None else None
+    cache = Path(cache)
+    folder = Folder(Path(from_folder)) if from_folder is not None else None
     calls: _Calls = queue.SimpleQueue()
     stop, spare = threading.Event(), threading.Semaphore(0)
     with Bringer(

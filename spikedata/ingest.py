@@ -115,8 +115,8 @@ def _result_of(work: Callable[[], Outcome], recording_id: str) -> IngestResult:
 
 def ingest(
     manifest: Manifest,
-    cache: Path,
-    store: Path,
+    cache: str | Path,
+    store: str | Path,
     *,
     executor: Executor | None = None,
     workers: int = 1,
@@ -130,9 +130,9 @@ def ingest(
     ----------
     manifest : Manifest
         What to ingest.
-    cache : Path
+    cache : str or Path
         Where `spikedata.fetch` put the assets.
-    store : Path
+    store : str or Path
         Folder of the store; made when missing.
     executor : concurrent.futures.Executor, optional
         Where to run, as `spikedata.executors.connect` gives one of a Dask cluster; it must see

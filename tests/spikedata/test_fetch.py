@@ -37,6 +37,14 @@ def test_a_fetched_asset_has_the_pinned_bytes_and_nothing_else_is_left(manifest,
     assert files_in(tmp_path) == ["a.nwb"]
 
 
+def test_folders_may_be_given_as_text(manifest, tmp_path):
+    fetch(manifest, tmp_path / "there")
+    found = fetch(manifest, str(tmp_path / "cache"), from_folder=str(tmp_path / "there"))
+
+    assert {one.status for one in found} == {"done"}
+    assert {one.status for one in fetch(manifest, str(tmp_path / "cache"))} == {"skipped"}
+
+
 def test_a_second_run_asks_the_server_nothing(server, manifest, tmp_path):
     fetch(manifest, tmp_path)
     asked = len(server.log)
