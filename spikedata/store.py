@@ -70,7 +70,8 @@ class Store(Mapping[str, Recording]):
         max_open: int = 1024,
         huge_pages: bool = True,
     ) -> None:
-        self.path, self._max_open, self._huge_pages = Path(path), max_open, huge_pages
+        # A program or a worker that changes its folder later still reads, and writes, this one.
+        self.path, self._max_open, self._huge_pages = Path(path).absolute(), max_open, huge_pages
         self._forget()
         if create:
             try:

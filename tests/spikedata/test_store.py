@@ -458,6 +458,23 @@ def test_what_is_hidden_or_unfinished_is_no_recording(store):
 # ------------------------------------------------------------------ processes
 
 
+def test_a_store_stays_where_it_is_when_the_program_changes_its_folder(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(store.path.parent)
+    relative = Store(store.path.name)
+    kept = pickle.dumps(relative)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    for one in (relative, pickle.loads(kept)):
+        assert list(one) == list(store)
+        one.write(build_recording(), {})
+        assert one["made/s0"].n_units == 5
+        assert one.catalog().num_rows == len(store)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_store_pickles_as_its_path(store):
     expected = store["made/s0"].spike_time.copy()
     data = pickle.dumps(store)
