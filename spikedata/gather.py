@@ -41,9 +41,7 @@ class Times:
         self._probes = np.zeros((count, BINS + 1), np.uint16)
 
     def learn(self, index: int, time: np.ndarray) -> None:
-        """Look at the column of one recording (float64, sorted), unless that was done before."""
-        if self._size[index] >= 0:
-            return
+        """Look at the column of one recording (float64, sorted)."""
         self._stride[index] = stride = max(1, -(-len(time) // BINS))
         probes = np.array(time[::stride])
         if len(probes):

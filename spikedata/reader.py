@@ -17,6 +17,11 @@ from spikedata.windows import Windows
 
 __all__ = ["Reader"]
 
+KEPT = 16 << 20
+"""Bytes of freed memory that glibc keeps for the next batch, once it has seen a block of that size
+freed (the dynamic threshold of mallopt(3)). It would return less than a megabyte, and have the
+system fill new pages with zeros for every batch: a third of the time that a batch takes."""
+
 
 class Reader:
     """Reads windows of some recordings as batches.
@@ -58,9 +63,11 @@ class Reader:
         self._forget()
 
     def _forget(self) -> None:
+        np.empty(KEPT, np.uint8)  # freed at once, untouched: from now on malloc keeps as much
         count = len(self.recording_ids)
         self._spikes = Times(count)
         self._samples = {name: Times(count) for name in self.channels}
+        self._learned: set[int] = set()
         self._factors: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -103,8 +110,7 @@ class Reader:
         """Return the data of windows as a batch."""
         index = windows.recording.astype(np.int64)
         opened = {one: self.open(one) for one in set(index.tolist())}
-        for one, recording in opened.items():
-            self._spikes.learn(one, recording.spike_time)
+        self._learn(opened)
         recordings = [opened[one] for one in index.tolist()]
         start, end, first_unit = windows.start, windows.end, self.unit_offsets[index]
         spike_time, spike_unit, spike_offsets = gather_spikes(
@@ -130,23 +136,29 @@ class Reader:
             },
         )
 
+    def _learn(self, opened: Mapping[int, Recording]) -> None:
+        """Look at the columns of recordings that were never read before."""
+        for index in opened.keys() - self._learned:
+            recording = opened[index]
+            self._spikes.learn(index, recording.spike_time)
+            for name in self.wanted[index]:
+                time = recording.series[name].time
+                if time is not None:
+                    self._samples[name].learn(index, time)
+            for name, factors in self.weights.items():
+                self._factors[name, index] = weight_steps(recording.intervals, factors)
+            self._learned.add(index)
+
     def _target(self, name: str, opened: Mapping[int, Recording], windows: Windows) -> TargetBatch:
-        series, factors = {}, {}
-        times = self._samples[name]
-        for index, recording in opened.items():
-            series[index] = one = recording.series[name] if name in self.wanted[index] else None
-            if one is not None and one.time is not None:
-                times.learn(index, one.time)
-            if name in self.weights:
-                if (name, index) not in self._factors:
-                    steps = weight_steps(recording.intervals, self.weights[name])
-                    self._factors[name, index] = steps
-                factors[index] = self._factors[name, index]
+        series = {
+            index: recording.series[name] if name in self.wanted[index] else None
+            for index, recording in opened.items()
+        }
         rows = windows.recording.tolist()
         return gather_target(
             [series[index] for index in rows],
-            times,
+            self._samples[name],
             windows,
             self.channels[name],
-            [factors[index] for index in rows] if factors else (),
+            [self._factors[name, index] for index in rows] if name in self.weights else (),
         )
