@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from types import NoneType
 
 import numpy as np
 
@@ -27,6 +29,10 @@ NEEDED = "Sampler: give a Store(path), a dict by recording id, or a list of Reco
 def by_id(recordings: Mapping[str, Recording] | Sequence[Recording]) -> Mapping[str, Recording]:
     """Return the recordings by their ids, in the order given; a mapping as it is."""
     if isinstance(recordings, Mapping):
+        if isinstance(recordings, dict):
+            for name, one in recordings.items():
+                if not isinstance(one, Recording):
+                    raise SamplingError(f"{NEEDED} a dict with {type(one).__name__} at '{name}'.")
         return recordings
     if isinstance(recordings, Iterable) and not isinstance(recordings, str):
         found = {}
@@ -47,8 +53,19 @@ def refuse(problems: Sequence[str]) -> None:
         raise SamplingError(f"Sampler: {text}{'' if text.endswith('?') else '.'}")
 
 
-def misfits(names: Mapping[str, object], whole: Mapping[str, object], augment: object) -> list[str]:
-    """Return which arguments are not several names, a whole number, or several augmentations."""
+def misfits(
+    names: Mapping[str, object],
+    sizes: Mapping[str, object],
+    whole: Mapping[str, object],
+    seconds: Mapping[str, object],
+    factors: Mapping[str, object],
+    augment: object,
+) -> list[str]:
+    """Return which arguments are not of their kind.
+
+    The kinds are several names, a whole number or none, a whole number, a number or none, factors
+    by name, and several augmentations.
+    """
     texts = {}
     for name, value in names.items():
         inner = value.items() if isinstance(value, Mapping) else ()
@@ -59,19 +76,55 @@ def misfits(names: Mapping[str, object], whole: Mapping[str, object], augment: o
         if isinstance(value, str)
     ]
     problems += [
+        f"{name} needs a list of names, found {value!r}"
+        for name, value in texts.items()
+        if not isinstance(value, (str, NoneType)) and not _are_names(value)
+    ]
+    problems += [
         f"{name} must be a whole number, found {value!r}"
-        for name, value in whole.items()
-        if not isinstance(value, (int, np.integer))
+        for name, value in {**sizes, **whole}.items()
+        if not (isinstance(value, (int, np.integer)) or (value is None and name in sizes))
+    ]
+    problems += [
+        f"{name} must be a number, found {value!r}"
+        for name, value in seconds.items()
+        if not isinstance(value, (Real, NoneType))
+    ]
+    problems += [
+        f"{name} needs a dict of numbers by name, found {value!r}"
+        for name, value in factors.items()
+        if value is not None and not _are_factors(value)
     ]
     if not isinstance(augment, Iterable) or not all(map(callable, augment)):
         problems.append(f"augment needs a list of augmentations, found {augment!r}")
     return problems
 
 
-def wrong_choices(recording_ids: Sequence[str], dataset_weights: Mapping[str, float]) -> list[str]:
+def _are_names(value: object) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(name, str) for name in value)
+
+
+def _are_factors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(one, Real) or (isinstance(one, Mapping) and _are_factors(one))
+        for one in value.values()
+    )
+
+
+def wrong_choices(
+    known: Mapping[str, Recording],
+    named: Iterable[str],
+    recording_ids: Sequence[str],
+    dataset_weights: Mapping[str, float],
+) -> list[str]:
     """Return what is wrong with the recordings that were chosen, and with shares of datasets."""
+    problems = [
+        f"no recording '{name}'; {did_you_mean(name, known)}"
+        for name in dict.fromkeys(named)
+        if name not in known
+    ]
     twice = [name for name, count in Counter(recording_ids).items() if count > 1]
-    problems = [f"recording '{name}' is given twice" for name in twice]
+    problems += [f"recording '{name}' is given twice" for name in twice]
     if not recording_ids:
         problems.append("no recordings were given")
     datasets = {name.split("/")[0] for name in recording_ids}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -144,29 +145,34 @@ class Sampler:
         world_size: int = 1,
     ) -> None:
         names = {"recording_ids": recording_ids, "targets": targets, "intervals": intervals}
-        whole = {"batch_size": batch_size or 0, "unit_tokens": unit_tokens, "seed": seed}
-        refuse(misfits(names, whole | {"rank": rank, "world_size": world_size}, augment))
+        sizes = {"batch_size": batch_size, "max_tokens": max_tokens}  # or None
+        whole = {"unit_tokens": unit_tokens, "seed": seed, "rank": rank, "world_size": world_size}
+        seconds = {"stride": stride, "predict": predict}
+        factors = {"weights": weights, "dataset_weights": dataset_weights}
+        refuse(misfits(names, sizes, whole, seconds, factors, augment))
         recordings = by_id(recordings)
         # A store stays what it is; what a dict holds must not change under the sampler.
         self.recordings = dict(recordings) if isinstance(recordings, dict) else recordings
         self.recording_ids = tuple(recordings if recording_ids is None else recording_ids)
-        self.split, self.scheme, self.short, self.max_tokens = split, scheme, short, max_tokens
+        self.split, self.scheme, self.short = split, scheme, short
         self.order: Literal["random", "sequential"] = order
         self.group: Literal["mixed", "recording"] = group
         self.around = window if isinstance(window, Around) else None
         self.lengths = Lengths(self.around.length if self.around else window)  # type: ignore[arg-type]
-        self.predict = 0.0 if predict is None else predict
-        self.stride = (self.predict or self.lengths.bounds[1]) if stride is None else stride
-        self.batch_size = 32 if batch_size is None and max_tokens is None else batch_size
-        self.dataset_weights, self.augment = dict(dataset_weights or {}), tuple(augment)
-        self.unit_tokens, self.seed = unit_tokens, seed
-        self.rank, self.world_size = rank, world_size
-        self.intervals = (
-            {name: tuple(columns) for name, columns in intervals.items()}
-            if isinstance(intervals, Mapping)
-            else dict.fromkeys(intervals, ())
+        self.predict = 0.0 if predict is None else float(predict)
+        self.stride = float((self.predict or self.lengths.bounds[1]) if stride is None else stride)
+        # A number of numpy may be of a type that has no room for what is computed with it.
+        self.batch_size, self.max_tokens = (
+            None if size is None else int(size)
+            for size in (32 if batch_size is max_tokens is None else batch_size, max_tokens)
         )
-        refuse(self._problems(predict, recording_ids or ()))
+        self.dataset_weights, self.augment = dict(dataset_weights or {}), tuple(augment)
+        self.unit_tokens, self.seed = int(unit_tokens), int(seed)
+        self.rank, self.world_size = int(rank), int(world_size)
+        tables = intervals if isinstance(intervals, Mapping) else dict.fromkeys(intervals, ())
+        self.intervals = {name: tuple(columns) for name, columns in tables.items()}
+        named = [*(recording_ids or ()), *(targets if isinstance(targets, Mapping) else ())]
+        refuse(self._problems(predict, named))
         outlines = self._outlines()
         wanted, channels = choose_targets(outlines, targets)
         self.targets = tuple(channels)
@@ -188,7 +194,7 @@ class Sampler:
                 "batch_size."
             )
 
-    def _problems(self, predict: float | None, asked: Sequence[str]) -> list[str]:
+    def _problems(self, predict: float | None, named: Sequence[str]) -> list[str]:
         problems = []
         low, high = self.lengths.bounds
         if not 0 < low <= high < np.inf:
@@ -196,10 +202,10 @@ class Sampler:
         for name, seconds in (("stride", self.stride), ("predict", predict)):
             if seconds is not None and not 0 < seconds < np.inf:
                 problems.append(f"{name} must be above 0 s, found {seconds}")
-        for name in ("batch_size", "max_tokens"):
+        for name, least in (("batch_size", 1), ("max_tokens", 1), ("seed", 0), ("unit_tokens", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name} must be 1 or more, found {value}")
+            if value is not None and value < least:
+                problems.append(f"{name} must be {least} or more, found {value}")
         for name, known in (
             ("order", ("random", "sequential")), ("short", ("drop", "keep")),
             ("group", ("mixed", "recording")),
@@ -211,16 +217,10 @@ class Sampler:
             problems.append("sequential windows need one length, not a range")
         if self.order == "sequential" and self.dataset_weights:
             problems.append("dataset_weights are for random windows, not for sequential ones")
-        for name, value in (("seed", self.seed), ("unit_tokens", self.unit_tokens)):
-            if value < 0:
-                problems.append(f"{name} must be 0 or more, found {value}")
         if not 0 <= self.rank < self.world_size:
             problems.append(f"rank {self.rank} does not exist in a world of {self.world_size}")
-        missing = [name for name in asked if name not in self.recordings]
-        problems += [
-            f"no recording '{name}'; {did_you_mean(name, self.recordings)}" for name in missing
-        ]
-        return problems + wrong_choices(self.recording_ids, self.dataset_weights)
+        chosen = (self.recordings, named, self.recording_ids, self.dataset_weights)
+        return problems + wrong_choices(*chosen)
 
     # -------------------------------------------------------------- what recordings hold
 
@@ -228,7 +228,8 @@ class Sampler:
         outlines = getattr(self.recordings, "outlines", None)  # of all at once, as a store can
         if outlines is not None:
             return outlines(self.recording_ids)
-        return [outline_of(self.recordings[name]) for name in self.recording_ids]
+        found = ((name, outline_of(self.recordings[name])) for name in self.recording_ids)
+        return [replace(one, recording_id=name) for name, one in found]  # as they were named
 
     def _choose_rows(self, outlines: Sequence[Outline]) -> Epochs:
         """Collect the intervals that windows are drawn from, or the windows around events."""
@@ -244,9 +245,9 @@ class Sampler:
         if self.around is None:
             span = end - start - self.predict
             fits = span >= shortest - ROUNDING
-            self.dropped["short interval"] += int(np.sum(~fits))
             if self.short == "keep":
                 fits = span > (ROUNDING if self.predict else 0)
+            self.dropped["short interval"] += int(np.sum(~fits))
             index, start, end = index[fits], start[fits], end[fits]
         dataset = [name.split("/")[0] for name in self.recording_ids]
         names = sorted(set(dataset))

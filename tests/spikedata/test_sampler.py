@@ -130,10 +130,11 @@ def test_short_intervals_are_counted_and_dropped_or_kept_whole(sampler):
     )
     planned = sorted(row for row in zip(*sampler.plan(), strict=True) if short(*row[1:]))
 
-    assert sampler.dropped["short interval"] == len(expected)
     if sampler.short == "drop":
+        assert sampler.dropped["short interval"] == len(expected)
         assert planned == []
     else:
+        assert sampler.dropped["short interval"] == 0
         np.testing.assert_allclose(planned, expected, rtol=0, atol=NEAR)
 
 
@@ -601,3 +602,61 @@ def test_bounds_of_the_length_may_be_any_pair(window):
     assert (sampler.lengths.bounds[0], sampler.lengths.bounds[1]) == (0.5, 1.0)
     with pytest.raises(SamplingError, match="two bounds"):
         Sampler([build_recording()], window=[*window, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be a whole number, found 2.5"),
+        ({"max_tokens": "100"}, "max_tokens must be a whole number, found '100'"),
+        ({"unit_tokens": None}, "unit_tokens must be a whole number, found None"),
+        ({"seed": np.float64(1)}, "seed must be a whole number"),
+        ({"stride": "1"}, "stride must be a number, found '1'"),
+        ({"predict": [0.1]}, r"predict must be a number, found \[0.1\]"),
+        ({"weights": {"trials": None}}, "weights needs a dict of numbers by name"),
+        ({"weights": 5.0}, "weights needs a dict of numbers by name, found 5.0"),
+        ({"dataset_weights": {"made": "2"}}, "dataset_weights needs a dict of numbers by name"),
+        ({"dataset_weights": "made"}, "dataset_weights needs a dict of numbers by name"),
+        ({"targets": 1}, "targets needs a list of names, found 1"),
+        ({"targets": [1]}, r"targets needs a list of names, found \[1\]"),
+        ({"recording_ids": 0}, "recording_ids needs a list of names, found 0"),
+        ({"targets": {"made/s9": ["velocity"]}}, "no recording 'made/s9'; did you mean 'made/s0'?"),
+        ({"split": 3}, "no split is called '3'"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_with_a_sentence(options, words):
+    with pytest.raises(SamplingError, match=words):
+        Sampler([build_recording()], **options)
+
+
+@pytest.mark.parametrize("whole", [np.uint8, np.int16, np.int64])
+def test_numbers_may_be_of_numpy(whole):
+    """One byte has no room for the 300 windows of this epoch."""
+    made = [build_recording()]
+    options = {"batch_size": 3, "max_tokens": 200, "unit_tokens": 2, "seed": 5}
+    shared = {"rank": 1, "world_size": 2}
+    expected = Sampler(made, window=0.1, **options, **shared)
+    given = {name: whole(value) for name, value in (options | shared).items()}
+    actual = Sampler(made, window=np.float64(0.1), **given)
+    alone = Sampler(made, window=0.1, batch_size=whole(3), world_size=whole(2))
+
+    assert expected.steps(1) == actual.steps(1)
+    assert_same_batch(expected.batch(1, 3), actual.batch(1, 3))
+    assert alone.steps() == Sampler(made, window=0.1, batch_size=3, world_size=2).steps()
+    assert sum(map(len, alone)) > 60
+
+
+def test_recordings_go_by_the_names_that_they_were_given_by():
+    made = {"a/one": build_recording(0), "b/two": build_recording(1)}
+    sampler = Sampler(
+        made, recording_ids=["b/two"], targets={"b/two": ["velocity"]}, dataset_weights={"b": 2.0}
+    )
+    (window, *_) = sampler.batch(0, 0)
+
+    assert window.recording_id == "b/two"
+    assert list(window.targets) == ["velocity"]
+
+
+def test_a_dict_of_what_is_no_recording_is_refused():
+    with pytest.raises(SamplingError, match="a dict with NoneType at 'made/s0'"):
+        Sampler({"made/s0": None})
