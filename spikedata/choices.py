@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from types import NoneType
 
 import numpy as np
 
 from spikedata.errors import SamplingError, did_you_mean
-from spikedata.outline import Outline
+from spikedata.outline import Outline, outline_of
 from spikedata.recording import Recording
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "choose_targets",
     "choose_weights",
     "misfits",
+    "outlines_of",
     "refuse",
     "wrong_choices",
 ]
@@ -137,6 +139,14 @@ def wrong_choices(
         elif not 0 <= weight < np.inf:
             problems.append(f"the weight of dataset '{name}' must be 0 or more, found {weight}")
     return problems
+
+
+def outlines_of(recordings: Mapping[str, Recording], recording_ids: Sequence[str]) -> list[Outline]:
+    """Return the outlines of recordings under the names that they are given by."""
+    outlines = getattr(recordings, "outlines", None)  # of all at once, as a store can
+    if outlines is not None:
+        return outlines(recording_ids)
+    return [replace(outline_of(recordings[name]), recording_id=name) for name in recording_ids]
 
 
 def choose_targets(

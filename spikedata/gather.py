@@ -89,7 +89,8 @@ def _bisect(
 
 
 def gather_spikes(
-    recordings: Sequence[Recording],
+    spike_time: Sequence[np.ndarray],
+    spike_unit: Sequence[np.ndarray],
     times: Times,
     index: np.ndarray,
     start: np.ndarray,
@@ -100,8 +101,8 @@ def gather_spikes(
 
     Parameters
     ----------
-    recordings : sequence of Recording, length B
-        The recording of each window.
+    spike_time, spike_unit : sequence of ndarray, length B
+        The columns of the recording of each window.
     times : Times
         Of the recordings' spikes; all of them must be known to it.
     index : ndarray, shape (B,)
@@ -111,10 +112,9 @@ def gather_spikes(
     first_unit : ndarray, shape (B,)
         Added to the units.
     """
-    columns = [one.spike_time for one in recordings]
-    time, first, last = _bisect(columns, times, index, start, end)
-    rows = zip(recordings, first.tolist(), last.tolist(), strict=True)
-    units = [one.spike_unit[lo:hi] for one, lo, hi in rows]
+    time, first, last = _bisect(spike_time, times, index, start, end)
+    rows = zip(spike_unit, first.tolist(), last.tolist(), strict=True)
+    units = [column[lo:hi] for column, lo, hi in rows]
     counts = last - first
     unit = np.concatenate(units) if units else np.empty(0)
     unit = unit.astype(np.int32, copy=False)

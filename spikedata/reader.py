@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from spikedata.batch import Batch, TargetBatch
+from spikedata.batch import Batch
 from spikedata.errors import SamplingError
 from spikedata.gather import Times, gather_intervals, gather_spikes, gather_target, weight_steps
 from spikedata.intervals import window_bounds
 from spikedata.outline import Outline
 from spikedata.ragged import join_offsets, take_rows
-from spikedata.recording import Recording
+from spikedata.recording import Recording, Series
 from spikedata.windows import Windows
 
 __all__ = ["Reader"]
 
-KEPT = 16 << 20
+KEPT = 4 << 20
 """Bytes of freed memory that glibc keeps for the next batch, once it has seen a block of that size
-freed (the dynamic threshold of mallopt(3)). It would return less than a megabyte, and have the
+freed (the dynamic threshold of mallopt(3)). It would return all but a megabyte or two, and have the
 system fill new pages with zeros for every batch: a third of the time that a batch takes."""
+
+
+class _Columns(NamedTuple):
+    """What is read of one recording."""
+
+    spike_time: np.ndarray
+    spike_unit: np.ndarray
+    targets: dict[str, Series]
 
 
 class Reader:
@@ -68,6 +77,8 @@ class Reader:
         self._spikes = Times(count)
         self._samples = {name: Times(count) for name in self.channels}
         self._learned: set[int] = set()
+        self._held: dict[int, _Columns] = {}
+        self._most_held = getattr(self.recordings, "max_open", count)
         self._factors: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -106,16 +117,34 @@ class Reader:
                 spikes[mine] = hi - lo
         return spikes
 
+    def _columns(self, index: int) -> _Columns:
+        """Return what is read of one recording, and look at its columns if that is new."""
+        recording = self.open(index)
+        targets = {name: recording.series[name] for name in self.wanted[index]}
+        if index not in self._learned:
+            self._spikes.learn(index, recording.spike_time)
+            for name, series in targets.items():
+                if series.time is not None:
+                    self._samples[name].learn(index, series.time)
+            for name, factors in self.weights.items():
+                self._factors[name, index] = weight_steps(recording.intervals, factors)
+            self._learned.add(index)
+        if len(self._held) >= self._most_held:
+            self._held.clear()
+        self._held[index] = columns = _Columns(recording.spike_time, recording.spike_unit, targets)
+        return columns
+
     def read(self, windows: Windows) -> Batch:
         """Return the data of windows as a batch."""
         index = windows.recording.astype(np.int64)
-        opened = {one: self.open(one) for one in set(index.tolist())}
-        self._learn(opened)
-        recordings = [opened[one] for one in index.tolist()]
+        rows, held = index.tolist(), self._held
+        columns = {row: held.get(row) or self._columns(row) for row in set(rows)}
         start, end, first_unit = windows.start, windows.end, self.unit_offsets[index]
         spike_time, spike_unit, spike_offsets = gather_spikes(
-            recordings, self._spikes, index, start, end, first_unit
-        )
+            [columns[row].spike_time for row in rows],
+            [columns[row].spike_unit for row in rows],
+            self._spikes, index, start, end, first_unit,
+        )  # fmt: skip
         n_units = np.diff(self.unit_offsets)[index]
         return Batch(
             recording_ids=self.recording_ids,
@@ -129,36 +158,16 @@ class Reader:
             unit=take_rows(first_unit, n_units).astype(np.int32),
             unit_offsets=join_offsets(n_units),
             first_unit=first_unit,
-            targets={name: self._target(name, opened, windows) for name in self.channels},
-            intervals={
-                name: gather_intervals(recordings, name, columns, start, end)
-                for name, columns in self.intervals.items()
+            targets={
+                name: gather_target(
+                    [columns[row].targets.get(name) for row in rows],
+                    self._samples[name], windows, width,
+                    [self._factors[name, row] for row in rows] if name in self.weights else (),
+                )
+                for name, width in self.channels.items()
             },
-        )
-
-    def _learn(self, opened: Mapping[int, Recording]) -> None:
-        """Look at the columns of recordings that were never read before."""
-        for index in opened.keys() - self._learned:
-            recording = opened[index]
-            self._spikes.learn(index, recording.spike_time)
-            for name in self.wanted[index]:
-                time = recording.series[name].time
-                if time is not None:
-                    self._samples[name].learn(index, time)
-            for name, factors in self.weights.items():
-                self._factors[name, index] = weight_steps(recording.intervals, factors)
-            self._learned.add(index)
-
-    def _target(self, name: str, opened: Mapping[int, Recording], windows: Windows) -> TargetBatch:
-        series = {
-            index: recording.series[name] if name in self.wanted[index] else None
-            for index, recording in opened.items()
-        }
-        rows = windows.recording.tolist()
-        return gather_target(
-            [series[index] for index in rows],
-            self._samples[name],
-            windows,
-            self.channels[name],
-            [self._factors[name, index] for index in rows] if name in self.weights else (),
-        )
+            intervals={
+                name: gather_intervals([self.open(row) for row in rows], name, asked, start, end)
+                for name, asked in self.intervals.items()
+            },
+        )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -18,13 +17,14 @@ from spikedata.choices import (
     choose_targets,
     choose_weights,
     misfits,
+    outlines_of,
     refuse,
     wrong_choices,
 )
 from spikedata.epochs import Epoch, Epochs
 from spikedata.errors import IntervalError, SamplingError, did_you_mean
 from spikedata.intervals import IntervalSet
-from spikedata.outline import Outline, outline_of
+from spikedata.outline import Outline
 from spikedata.reader import Reader
 from spikedata.recording import Recording
 from spikedata.windows import ROUNDING, Around, Lengths, Windows, check_windows, event_windows
@@ -153,7 +153,7 @@ class Sampler:
         recordings = by_id(recordings)
         # A store stays what it is; what a dict holds must not change under the sampler.
         self.recordings = dict(recordings) if isinstance(recordings, dict) else recordings
-        self.recording_ids = tuple(recordings if recording_ids is None else recording_ids)
+        self.recording_ids = tuple(iter(recordings) if recording_ids is None else recording_ids)
         self.split, self.scheme, self.short = split, scheme, short
         self.order: Literal["random", "sequential"] = order
         self.group: Literal["mixed", "recording"] = group
@@ -173,7 +173,7 @@ class Sampler:
         self.intervals = {name: tuple(columns) for name, columns in tables.items()}
         named = [*(recording_ids or ()), *(targets if isinstance(targets, Mapping) else ())]
         refuse(self._problems(predict, named))
-        outlines = self._outlines()
+        outlines = outlines_of(self.recordings, self.recording_ids)
         wanted, channels = choose_targets(outlines, targets)
         self.targets = tuple(channels)
         self.weights = choose_weights(self.targets, weights or {})
@@ -193,6 +193,12 @@ class Sampler:
                 f"{self.batch_size} than the {world_size} ranks that share it; take a smaller "
                 "batch_size."
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"Sampler('{self.split}' of {len(self.recording_ids)} recordings, "
+            f"{len(self.plan()[0])} windows an epoch)"
+        )
 
     def _problems(self, predict: float | None, named: Sequence[str]) -> list[str]:
         problems = []
@@ -223,13 +229,6 @@ class Sampler:
         return problems + wrong_choices(*chosen)
 
     # -------------------------------------------------------------- what recordings hold
-
-    def _outlines(self) -> list[Outline]:
-        outlines = getattr(self.recordings, "outlines", None)  # of all at once, as a store can
-        if outlines is not None:
-            return outlines(self.recording_ids)
-        found = ((name, outline_of(self.recordings[name])) for name in self.recording_ids)
-        return [replace(one, recording_id=name) for name, one in found]  # as they were named
 
     def _choose_rows(self, outlines: Sequence[Outline]) -> Epochs:
         """Collect the intervals that windows are drawn from, or the windows around events."""

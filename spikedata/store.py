@@ -41,8 +41,8 @@ Result = TypeVar("Result")
 class Store(Mapping[str, Recording]):
     """The recordings below one folder, as a read-only mapping from id to recording.
 
-    Arrays of an opened recording are views of mapped files: nothing is read until it is
-    touched. A store pickles as its path, so it can be handed to worker processes.
+    Arrays of an opened recording are views of mapped files: nothing is read until it is touched.
+    A store pickles as its path, so it can be handed to worker processes.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Store(Mapping[str, Recording]):
         huge_pages: bool = True,
     ) -> None:
         # A program or a worker that changes its folder later still reads, and writes, this one.
-        self.path, self._max_open, self._huge_pages = Path(path).absolute(), max_open, huge_pages
+        self.path, self.max_open, self._huge_pages = Path(path).absolute(), max_open, huge_pages
         self._forget()
         if create:
             try:
@@ -88,7 +88,7 @@ class Store(Mapping[str, Recording]):
             )
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: self.__dict__[name] for name in ("path", "_max_open", "_huge_pages")}
+        return {name: self.__dict__[name] for name in ("path", "max_open", "_huge_pages")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -125,7 +125,7 @@ class Store(Mapping[str, Recording]):
             return self._open[recording_id]
         recording = self._map(recording_id)[1]
         self._open[recording_id] = recording
-        if len(self._open) > self._max_open:
+        if len(self._open) > self.max_open:
             self._open.popitem(last=False)
         return recording
 

@@ -414,8 +414,15 @@ def test_formats_screens_and_torch_stay_where_they_belong():
         if name.startswith("spikedata.testing") and listed
     }
     homes = {
-        "h5py": {"spikedata.exchange_foreign", "spikedata.exchange_series",
-                 "spikedata.exchange_write", "spikedata.hdf5", "spikedata.matlab", "spikedata.nwb", *testing},
+        "h5py": {
+            "spikedata.exchange_foreign",
+            "spikedata.exchange_series",
+            "spikedata.exchange_write",
+            "spikedata.hdf5",
+            "spikedata.matlab",
+            "spikedata.nwb",
+            *testing,
+        },
         "pynwb": testing - {"spikedata.testing.layouts.odoherty_sabes"},  # files of MATLAB
         "dandi": {"spikedata.dandi"},
         "distributed": {"spikedata.executors"},
@@ -424,7 +431,16 @@ def test_formats_screens_and_torch_stay_where_they_belong():
             "spikedata.cli",
             *(
                 f"spikedata.cli_{name}"
-                for name in ("exchange", "export", "fetch", "ingest", "look", "manifest", "mirror", "options")
+                for name in (
+                    "exchange",
+                    "export",
+                    "fetch",
+                    "ingest",
+                    "look",
+                    "manifest",
+                    "mirror",
+                    "options",
+                )
             ),
             "spikedata_model.cli",
         },

@@ -19,6 +19,7 @@ from spikedata.errors import SamplingError
 from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
 from spikedata.sampler import Sampler
+from spikedata.store import Store
 from tests.conftest import build_recording
 
 NEAR = 1e-9  # s by which rounding may change the length of a window
@@ -660,3 +661,28 @@ def test_recordings_go_by_the_names_that_they_were_given_by():
 def test_a_dict_of_what_is_no_recording_is_refused():
     with pytest.raises(SamplingError, match="a dict with NoneType at 'made/s0'"):
         Sampler({"made/s0": None})
+
+
+def test_a_sampler_shows_what_it_draws(store):
+    assert (
+        repr(Sampler(store, window=1.0)) == "Sampler('train' of 3 recordings, 39 windows an epoch)"
+    )
+
+
+def test_more_recordings_than_a_store_holds_open_are_read_as_they_are(store):
+    expected = list(Sampler(store, batch_size=8))
+    small = Store(store.path, max_open=2)
+    sampler = Sampler(small, batch_size=8)
+    for one, other in zip(expected, sampler, strict=True):
+        assert_same_batch(one, other)
+    assert len(sampler._reader._held) <= 2
+
+
+def test_a_recording_that_was_ingested_again_is_refused(store):
+    sampler = Sampler(store, batch_size=8)
+    other = replace(build_recording(1), spike_time=build_recording(1).spike_time + 0.001)
+    Store(store.path).write(other, {})
+    copy = pickle.loads(pickle.dumps(sampler))  # as in a worker that starts later
+
+    with pytest.raises(SamplingError, match="made/s1 was ingested again after this sampler"):
+        list(copy)
