@@ -53,8 +53,7 @@ class Store(Mapping[str, Recording]):
     max_open : int
         How many recordings stay mapped; the least recently used one is let go first.
     huge_pages : bool
-        Ask the system to map large files in huge pages, as long as what was mapped is less than
-        half of the machine's memory.
+        Ask for huge pages, until what was mapped reaches half of the machine's memory.
 
     Raises
     ------
