@@ -41,6 +41,8 @@ def keep_units(batch: Batch, kept: np.ndarray) -> Batch:
             f"keep_units: kept needs shape {batch.unit.shape}, one entry for each unit of each "
             f"window, found {kept.shape}."
         )
+    if kept.all():
+        return batch
     n_units = np.diff(batch.unit_offsets)
     some = np.flatnonzero(n_units)
     first, span = np.zeros((2, len(batch)), np.int64)
@@ -54,11 +56,11 @@ def keep_units(batch: Batch, kept: np.ndarray) -> Batch:
     asked = np.repeat(shift, np.diff(batch.spike_offsets))
     asked += batch.spike_unit
     # Row numbers are several times as fast as a mask that looks like noise.
-    spikes, units = np.flatnonzero(table[asked]), np.flatnonzero(kept)
+    spikes, units = np.flatnonzero(table.take(asked)), np.flatnonzero(kept)
     return replace(
         batch,
-        spike_time=batch.spike_time[spikes],
-        spike_unit=batch.spike_unit[spikes],
+        spike_time=batch.spike_time.take(spikes),
+        spike_unit=batch.spike_unit.take(spikes),
         spike_offsets=np.searchsorted(spikes, batch.spike_offsets),
         unit=batch.unit[units],
         unit_offsets=np.searchsorted(units, batch.unit_offsets),

@@ -76,16 +76,15 @@ def _bisect(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the times in all windows, joined, and the first row and the row past the last."""
     low, high = times.bracket(index, start, end)
-    found, rows = [], []
+    if not columns:
+        return np.empty(0), low, high
     bounds = np.stack([start, end], axis=1)
-    for time, lo, hi, both in zip(columns, low.tolist(), high.tolist(), bounds, strict=True):
-        here = time[lo:hi]
-        first, last = here.searchsorted(both).tolist()
-        found.append(here[first:last])
-        rows.append((lo + first, lo + last))
-    first, last = np.array(rows, np.int64).reshape(-1, 2).T
-    joined = np.concatenate(found) if found else np.empty(0)
-    return joined.astype(np.float64, copy=False), first, last
+    brackets = zip(columns, low.tolist(), high.tolist(), strict=True)
+    near = [time[lo:hi] for time, lo, hi in brackets]
+    rows = np.array([here.searchsorted(both) for here, both in zip(near, bounds, strict=True)])
+    found = [here[lo:hi] for here, (lo, hi) in zip(near, rows.tolist(), strict=True)]
+    joined = np.concatenate(found).astype(np.float64, copy=False)
+    return joined, low + rows[:, 0], low + rows[:, 1]
 
 
 def gather_spikes(

@@ -12,7 +12,7 @@ from spikedata.errors import SamplingError
 from spikedata.gather import Times, gather_intervals, gather_spikes, gather_target, weight_steps
 from spikedata.intervals import window_bounds
 from spikedata.outline import Outline
-from spikedata.ragged import join_offsets, take_rows
+from spikedata.ragged import join_offsets
 from spikedata.recording import Recording, Series
 from spikedata.windows import Windows
 
@@ -146,6 +146,7 @@ class Reader:
             self._spikes, index, start, end, first_unit,
         )  # fmt: skip
         n_units = np.diff(self.unit_offsets)[index]
+        unit_offsets = join_offsets(n_units)
         return Batch(
             recording_ids=self.recording_ids,
             recording=index,
@@ -155,8 +156,9 @@ class Reader:
             spike_time=spike_time,
             spike_unit=spike_unit,
             spike_offsets=spike_offsets,
-            unit=take_rows(first_unit, n_units).astype(np.int32),
-            unit_offsets=join_offsets(n_units),
+            unit=np.arange(unit_offsets[-1], dtype=np.int32)
+            + np.repeat((first_unit - unit_offsets[:-1]).astype(np.int32), n_units),
+            unit_offsets=unit_offsets,
             first_unit=first_unit,
             targets={
                 name: gather_target(
