@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from spikedata.batch import Batch
-from spikedata.ragged import take_rows
 from spikedata_model.errors import ConfigError
 from spikedata_model.vocabulary import Vocabulary
 
@@ -92,7 +91,10 @@ class Tokenizer:
         multiple: int = 1,
     ) -> None:
         self.context, self.multiple = context, multiple
-        self._unit_row = vocabulary.unit_rows(unit_ids).astype(np.int32)
+        rows = vocabulary.unit_rows(unit_ids).astype(np.int32)
+        # Rows in the order of the units, as in training, are faster to add than to look up.
+        self._shift = rows[0] if len(rows) and np.all(np.diff(rows) == 1) else None
+        self._unit_row = rows
         self._recording_row = vocabulary.recording_rows(recording_ids)
 
     def __call__(self, batch: Batch) -> Tokens:
@@ -114,7 +116,7 @@ class Tokenizer:
         width = -(-max(int(count.max(initial=0)), 1) // self.multiple) * self.multiple
         unit_BN, type_BN = (np.zeros((len(batch), width), np.int32) for _ in range(2))
         time_BN = np.zeros((len(batch), width), np.float32)
-        spike, unit = self._unit_row[batch.spike_unit], self._unit_row[batch.unit]
+        spike, unit = self._rows(batch.spike_unit), self._rows(batch.unit)
         rows = zip(
             unit_BN, type_BN, time_BN, batch.length.tolist(),
             _pieces(unit, batch.unit_offsets),
@@ -141,6 +143,10 @@ class Tokenizer:
             query_target_BM=query_target,
         )
 
+    def _rows(self, unit: np.ndarray) -> np.ndarray:
+        """Return the embedding row of each unit."""
+        return self._unit_row.take(unit) if self._shift is None else unit + self._shift
+
 
 def _pieces(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     """Return the values of each window."""
@@ -154,10 +160,11 @@ def _pad_queries(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     counts = np.array([np.diff(one.offsets) for one in targets]).reshape(len(targets), len(batch))
     shape = (len(batch), max(1, int(counts.sum(axis=0).max(initial=0))))
     time_BM, target_BM = np.zeros(shape, np.float32), np.full(shape, -1, np.int64)
-    first = np.arange(len(batch)) * shape[1]
+    place, first = np.arange(shape[1]), np.zeros((len(batch), 1), np.int64)
     for index, one in enumerate(targets):
-        place = take_rows(first, counts[index])
-        time_BM.reshape(-1)[place] = one.time
-        target_BM.reshape(-1)[place] = index
-        first += counts[index]
+        last = first + counts[index][:, None]
+        mask = (place >= first) & (place < last)
+        time_BM[mask] = one.time
+        target_BM[mask] = index
+        first = last
     return torch.from_numpy(time_BM), torch.from_numpy(target_BM)
