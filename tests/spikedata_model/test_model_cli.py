@@ -205,8 +205,8 @@ def test_a_mistake_in_what_was_asked_ends_with_2_and_one_sentence(spikedata, arg
         ("evaluate nothing --store store", "There is no run in nothing"),
         ("report nothing --store store", "There is no run in nothing"),
         ("report run --store store", "has no scores on 'test'"),
-        ("evaluate run --store nostore", "There is no store at nostore"),
-        ("train --out new --store nostore", "There is no store at nostore"),
+        ("evaluate run --store nostore", "/nostore: make one with"),
+        ("train --out new --store nostore", "/nostore: make one with"),
         ("evaluate damaged --store store", "checkpoint.pt is damaged"),
     ],
 )
