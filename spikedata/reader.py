@@ -36,7 +36,8 @@ class Reader:
     """Reads windows of some recordings as batches.
 
     What it learns of a recording when it is opened first stays: 2 kB for each column of times, and
-    the loss weights over time. It pickles without that.
+    the loss weights over time. The columns of as many recordings as a store keeps open are held by
+    index, so that a batch of many recordings asks the store for none. It pickles without all that.
 
     Parameters
     ----------
