@@ -203,10 +203,12 @@ def test_read_only_arrays_will_do(augmentation):
     """What is left unchanged may be anybody's memory."""
     batch = build_batch([7, 0, 3], n_spikes=20)
     batch = replace(batch, recording_ids=("made/s0", "made/s1", "made/s2"))
+    expected = arrays_of(augmentation(batch, np.random.default_rng(0)))
     for one in arrays_of(batch).values():
         one.flags.writeable = False
 
-    augmentation(batch, np.random.default_rng(0))
+    found = arrays_of(augmentation(batch, np.random.default_rng(0)))
+    assert all(np.array_equal(expected[name], one) for name, one in found.items())
 
 
 def test_they_follow_one_another_on_a_real_batch():
