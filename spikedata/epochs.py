@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -152,8 +153,12 @@ class Epochs:
             )
         return Epoch(windows, offsets, mine)
 
+    @cached_property
     def steps_ahead(self) -> int | None:
-        """Return the steps of every epoch where no epoch must be planned to know them."""
+        """The steps of every epoch where no epoch must be planned to know them.
+
+        Kept, as every batch asks for it and it sums over all rows.
+        """
         if self.order == "sequential" or self.group == "recording" or self.max_tokens is not None:
             return None
         batches = -(-int(self.totals.sum()) // (self.batch_size or 1))

@@ -187,7 +187,7 @@ class Sampler:
         self.dropped: Counter[str] = Counter()
         self._epochs = self._choose_rows(outlines)
         self._planned: tuple[int, Epoch] | None = None
-        if self._epochs.steps_ahead() == 0:
+        if self._epochs.steps_ahead == 0:
             raise SamplingError(
                 f"Sampler: an epoch of {self._epochs.totals.sum()} windows has fewer batches of "
                 f"{self.batch_size} than the {world_size} ranks that share it; take a smaller "
@@ -343,7 +343,7 @@ class Sampler:
         Every epoch has as many, unless `max_tokens` is given, or weighted datasets are grouped by
         recording: then it depends on the windows that were drawn.
         """
-        ahead = self._epochs.steps_ahead()
+        ahead = self._epochs.steps_ahead
         return len(self._plan(epoch).mine) if ahead is None else ahead
 
     def __len__(self) -> int:
