@@ -20,7 +20,8 @@ from spikedata.errors import FetchError
 from spikedata.folder import Folder
 from spikedata.manifest import Asset, Dataset, Manifest
 from spikedata.progress import Progress, silent
-from spikedata.transfer import PIECE, Retry, Stopped, part_path
+from spikedata.threads import Calls, run_tasks
+from spikedata.transfer import PIECE, Retry, part_path
 
 __all__ = ["Planned", "Step", "fetch", "plan", "space_needed"]
 
@@ -173,7 +174,7 @@ def fetch(
         raise ValueError(f"jobs and piece must be at least 1, found {jobs} and {piece}")
     cache = Path(cache)
     folder = Folder(Path(from_folder)) if from_folder is not None else None
-    calls: _Calls = queue.SimpleQueue()
+    calls: Calls = queue.SimpleQueue()
     stop, spare = threading.Event(), threading.Semaphore(0)
     with Bringer(
         manifest, cache, folder=folder, mirror=mirror, offline=offline, retry=retry, stop=stop,
@@ -204,7 +205,7 @@ def fetch(
                 return FetchResult(recording_id, where, "failed", message=str(error))
 
         tasks = [partial(bring, dataset, asset) for dataset, asset in completed.items()]
-        results = _run(tasks, jobs, calls, stop, spare)
+        results = run_tasks(tasks, jobs, calls, stop, idle=spare.release)
     here = {one.recording_id for one in results if one.status != "failed"}
     for dataset in manifest.datasets:
         if any(dataset.recording_id(asset) in here for asset in dataset.assets):
@@ -226,52 +227,6 @@ def _refuse_if_full(manifest: Manifest, cache: Path, folder: Folder | None) -> N
         )
 
 
-_Calls = queue.SimpleQueue[Callable[[], object]]  # made by threads, for the caller's thread
-
-
-def _run(
-    tasks: list[Callable[[], FetchResult]],
-    jobs: int,
-    calls: _Calls,
-    stop: threading.Event,
-    spare: threading.Semaphore,
-) -> list[FetchResult]:
-    """Run tasks, several at a time, and meanwhile make in this thread the calls that they ask for.
-
-    A thread that finds no more tasks leaves its connection to the others. The threads are
-    daemons, so that an interrupt need not wait for a server that is silent.
-    """
-    results: dict[int, FetchResult] = {}
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index in range(len(tasks)):
-        todo.put(index)
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                index = todo.get_nowait()
-                calls.put(partial(results.__setitem__, index, tasks[index]()))
-        except queue.Empty:
-            spare.release()
-        except Stopped:
-            return
-        except Exception as error:  # a defect: let the caller's thread raise it
-            calls.put(partial(_raise, error))
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
-    try:
-        for thread in threads:
-            thread.start()
-        while len(results) < len(tasks):
-            calls.get()()
-    finally:
-        stop.set()
-        patience = time.monotonic() + 0.5
-        for thread in threads:
-            thread.join(timeout=max(0.0, patience - time.monotonic()))
-    return [results[index] for index in range(len(tasks))]
-
-
 def _sparse(tell: Callable[[int], None], total: int | None) -> Callable[[int], None]:
     """Pass on the last report, and of the others not more than a few per second."""
     last, told = 0.0, -1
@@ -284,7 +239,3 @@ def _sparse(tell: Callable[[int], None], total: int | None) -> Callable[[int], N
             tell(done)
 
     return sparse
-
-
-def _raise(error: Exception) -> None:
-    raise error

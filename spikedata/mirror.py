@@ -11,7 +11,6 @@ import queue
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,10 +29,9 @@ from spikedata.far import AbsentError, FarEnd
 from spikedata.layout import NAME, RecordingHeader
 from spikedata.progress import Progress, silent
 from spikedata.store import Store
+from spikedata.threads import Calls, Stopped, run_tasks
 
 __all__ = ["MirrorResult", "pull", "push"]
-
-PATIENCE = 0.5  # s that an interrupt waits for transfers to clean up
 
 T = TypeVar("T")
 
@@ -59,10 +57,6 @@ class MirrorResult:
     status: Literal["done", "planned", "skipped", "left", "failed"]
     size: int = 0
     message: str = ""
-
-
-class _Stopped(Exception):
-    """The caller no longer wants the bytes."""
 
 
 # ------------------------------------------------------------------ pull
@@ -292,7 +286,7 @@ def _copied(
 ) -> list[MirrorResult]:
     """Copy what is planned, several at a time, and return what became of everything."""
     total = sum(one.size for one in planned if one.status == "planned")
-    calls: _Calls = queue.SimpleQueue()
+    calls: Calls = queue.SimpleQueue()
     stop, done_of = threading.Event(), dict[str, int]()
 
     def advance(recording_id: str, done: int) -> None:
@@ -301,7 +295,7 @@ def _copied(
 
     def tell(recording_id: str, done: int) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise Stopped
         calls.put(partial(advance, recording_id, done))
 
     def work(one: MirrorResult) -> MirrorResult:
@@ -320,50 +314,13 @@ def _named(recording_id: str, error: Exception) -> str:
     return str(error) if recording_id in str(error) else f"{recording_id}: {error}"
 
 
-_Calls = queue.SimpleQueue[Callable[[], object]]  # made by threads, for the caller's thread
-
-
 def _run(
     tasks: Sequence[Callable[[], T]],
     jobs: int,
-    calls: _Calls | None = None,
+    calls: Calls | None = None,
     stop: threading.Event | None = None,
 ) -> list[T]:
-    """Run tasks, several at a time, and meanwhile make in this thread the calls they ask for.
-
-    The threads are daemons, so that an interrupt need not wait for a server that is silent.
-    """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, found {jobs}")
     calls, stop = calls or queue.SimpleQueue(), stop or threading.Event()
-    results: dict[int, T] = {}
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index in range(len(tasks)):
-        todo.put(index)
-
-    def work() -> None:
-        try:
-            while not stop.is_set():
-                index = todo.get_nowait()
-                calls.put(partial(results.__setitem__, index, tasks[index]()))
-        except (queue.Empty, _Stopped):
-            return
-        except BaseException as error:  # a defect: let the caller's thread raise it
-            calls.put(partial(_raise, error))
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(tasks)))]
-    try:
-        for thread in threads:
-            thread.start()
-        while len(results) < len(tasks):
-            calls.get()()
-    finally:
-        stop.set()
-        patience = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(timeout=max(0.0, patience - time.monotonic()))
-    return [results[index] for index in range(len(tasks))]
-
-
-def _raise(error: BaseException) -> None:
-    raise error
+    return run_tasks(tasks, min(jobs, len(tasks)), calls, stop)

@@ -26,6 +26,7 @@ from spikedata.hashing import Follower, Inline
 from spikedata.manifest import Asset
 from spikedata.origins import Origin, TransientError, WrongBytesError, WrongOfferError
 from spikedata.part import PIECE, Part, Piece, open_part
+from spikedata.threads import Stopped
 
 __all__ = ["Retry", "Stopped", "part_path", "retrying", "transfer"]
 
@@ -34,10 +35,6 @@ RETRY_AFTER_MAX = 300.0  # seconds; a server that asks for more is asked again a
 BACKDATE = 10.0  # seconds before now: the time of a finished file, so that any change shows
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The caller no longer wants the bytes."""
 
 
 class _NotInPiecesError(Exception):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, list[set[str]]] = {
     "spikedata": [
         {"arrow", "bounds", "errors", "files", "intervals", "mapping", "progress", "ragged",
-         "version"},
+         "threads", "version"},
         {"batch", "outline", "recording", "tables"},
         {"augment", "augment_units", "catalog", "checks", "choices", "counts", "epochs", "gather",
          "hdf5", "layout", "manifest", "masks", "matlab", "nwb", "opening", "options", "reader",
@@ -236,6 +236,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.spikes": {"numpy"},
     "spikedata.splits": {"numpy"},
     "spikedata.store": {"pyarrow", "pydantic"},
+    "spikedata.threads": set(),
     "spikedata.tables": {"numpy"},
     "spikedata.testing": {"h5py", "hypothesis", "numpy", "pynwb"},
     "spikedata.testing.layouts": set(),
