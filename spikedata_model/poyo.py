@@ -118,12 +118,20 @@ class Poyo(nn.Module):
         Rows of the embedding tables.
     channels : mapping of str to int
         Width of each target, in the order of the queries' target index.
+    precision : {"float32", "bfloat16"}
+        Of matrix products. Weights, norms, softmax and results are float32 in both.
     """
 
     def __init__(
-        self, config: ModelConfig, n_units: int, n_recordings: int, channels: Mapping[str, int]
+        self,
+        config: ModelConfig,
+        n_units: int,
+        n_recordings: int,
+        channels: Mapping[str, int],
+        precision: str = "float32",
     ) -> None:
         super().__init__()
+        self.precision = precision
         dim, dim_head = config.dim, config.dim_head
         cross = (dim, config.cross_heads, dim_head, config.attention_dropout)
         self.config = config
