@@ -35,7 +35,7 @@ LAYERS: dict[str, list[set[str]]] = {
          "testing.layouts.even_chen", "testing.layouts.falcon", "testing.layouts.grosmark_buzsaki",
          "testing.layouts.nlb", "testing.layouts.odoherty_sabes", "testing.layouts.perich_miller",
          "testing.layouts.peyrache_buzsaki", "testing.layouts.sargolini",
-         "testing.layouts.steinmetz"},
+         "testing.layouts.steinmetz", "testing.reaching"},
         {"cache", "carry", "citations", "dandi", "hashing", "lint", "loading", "resolve",
          "transfer", "zenodo"},
         {"archives", "ingest", "inspection", "mirror", "remote", "verify"},
@@ -240,6 +240,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.tables": {"numpy"},
     "spikedata.testing": {"h5py", "hypothesis", "numpy", "pynwb"},
     "spikedata.testing.layouts": set(),
+    "spikedata.testing.reaching": {"numpy"},
     "spikedata.testing.layouts.churchland_shenoy": {"h5py", "hdmf", "numpy", "pynwb"},
     "spikedata.testing.layouts.even_chen": {"h5py", "hdmf", "numpy", "pynwb"},
     "spikedata.testing.layouts.grosmark_buzsaki": {"h5py", "numpy", "pynwb"},
@@ -412,7 +413,7 @@ def test_formats_screens_and_torch_stay_where_they_belong():
     testing = {
         name
         for name, listed in THIRD_PARTY.items()
-        if name.startswith("spikedata.testing") and listed
+        if name.startswith("spikedata.testing") and listed - {"numpy"}
     }
     homes = {
         "h5py": {
