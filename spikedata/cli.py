@@ -51,6 +51,8 @@ ORDER = (
     "train",
     "evaluate",
     "report",
+    "import-weights",
+    "export-weights",
 )
 
 
