@@ -65,8 +65,8 @@ class RunRecord(BaseModel):
         """Return the model with the weights that the seed gives, on the device of its settings."""
         device = pick_device(self.config.train.device)
         torch.manual_seed(self.config.train.seed)
-        n_units, n_recordings = len(self.unit_ids), len(self.recordings)
-        return Poyo(self.config.model, n_units, n_recordings, self.channels).to(device)
+        sizes = len(self.unit_ids), len(self.recordings), self.channels
+        return Poyo(self.config.model, *sizes, precision=self.config.train.precision).to(device)
 
     def data(self, recordings) -> RunData:
         """Return the run's data from a store.
@@ -85,8 +85,9 @@ class RunRecord(BaseModel):
         ids = tuple(self.recordings)
         vocabulary = Vocabulary(self.unit_ids, ids)
         return RunData(
-            recordings, ids, self.channels, self.scales, vocabulary, self.config.data.scheme
-        )
+            recordings, ids, self.channels, self.scales, vocabulary, self.config.data.scheme,
+            self.config.data.recipes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def train(
     recording: Annotated[
         list[str] | None, typer.Option(help="Train on this recording; may be given several times.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Bundled preset or .toml file.")] = "compact",
+    preset: Annotated[str, typer.Option(help="Bundled preset or .toml file.")] = "poyo-compact",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set train.steps=200.")
     ] = None,

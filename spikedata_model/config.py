@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,16 @@ from spikedata.errors import did_you_mean
 from spikedata.manifest import describe_validation_error
 from spikedata_model.errors import ConfigError
 
-__all__ = ["Config", "DataConfig", "ModelConfig", "TrainConfig", "list_presets", "load_config"]
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "Recipe",
+    "TrainConfig",
+    "list_presets",
+    "load_config",
+    "recipe_of",
+]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -33,7 +43,7 @@ class _Model(BaseModel):
 class ModelConfig(_Model):
     """Shape of a POYO; docs/mental-model.md explains every field.
 
-    Defaults of the published single-session model are in the preset ``poyo_1m``
+    Defaults of the published single-session model are in the preset ``poyo-single``
     (torch_brain 0.2.1, configuration poyo_1.3M).
     """
 
@@ -72,17 +82,25 @@ class UnitDropoutConfig(_Model):
 
 
 class TrainConfig(_Model):
-    """How a model is trained."""
+    """How a model is trained; docs/training.md compares the presets with the published recipe."""
 
-    steps: Count = 1000
-    batch_size: Count = 16
-    learning_rate: Positive = 2e-3
+    steps: Count | None = None  # 1000 when neither steps nor epochs are given
+    epochs: Count | None = None  # passes of the training split, in the place of steps
+    batch_size: Count = 16  # windows; fewer where an epoch has fewer
+    learning_rate: Positive = 2e-3  # the highest of the schedule
+    rate_per: Literal["batch", "window"] = "batch"  # window: learning_rate times batch_size
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    schedule: Literal["trapezoid", "one_cycle"] = "trapezoid"
     embedding_rate: Positive = 1.0  # learning rate of embeddings, relative to the others
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # of matrices; with lamb, of everything
+    beta1: Share = 0.9  # the schedule one_cycle has its own
     beta2: Share = 0.99
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the steps
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps
-    clip: Positive = 1.0  # largest norm of the gradient
+    eps: Positive = 1e-8
+    trust_limit: Positive = 10.0  # lamb: largest norm of weights that counts in the trust ratio
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the steps; trapezoid alone
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps in which the rate falls
+    clip: Annotated[float, Field(ge=0)] = 1.0  # largest norm of the gradient; 0: any
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; not of weights
     unit_dropout: UnitDropoutConfig | None = None  # keep all units when not given
     evaluate_every: Count = 100  # steps
     checkpoint_every: Count = 100  # steps
@@ -91,12 +109,85 @@ class TrainConfig(_Model):
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as torch finds
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_steps(cls, given: object) -> object:
+        if isinstance(given, dict) and given.get("steps") is None and given.get("epochs") is None:
+            return {**given, "steps": 1000}
+        return given
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"give steps ({self.steps}) or epochs ({self.epochs}), not both")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run.
+
+        Raises
+        ------
+        ConfigError
+            If they are given in epochs, whose length only the data tell; see `Config.resolve`.
+        """
+        if self.steps is None:
+            raise ConfigError(
+                f"train.epochs is {self.epochs}: how many steps that is, only the data can tell; "
+                "call Config.resolve(n_windows), or give train.steps."
+            )
+        return self.steps
+
+
+class Recipe(_Model):
+    """What counts in the recordings of one kind: in the loss, in the scale, and in the score.
+
+    Parameters
+    ----------
+    recordings : str
+        Pattern of recording ids, as ``"perich_miller_population_2018/*_center_out_reaching"``.
+        Of several recipes the first that fits a recording is its recipe; without one, every
+        sample weighs 1, targets are scaled by mean and deviation, and all time is scored.
+    weights : dict of str to float
+        What samples in the rows of an interval table weigh in the loss. Where tables overlap the
+        weights are multiplied; a sample in no table weighs 1, so a table that a recording lacks
+        weighs nothing there.
+    divide_by : float, optional
+        By what targets are divided, in the place of z-scores; in `unit`.
+    unit : str
+        Unit of `divide_by`.
+    evaluate_on : str, optional
+        Interval table that scores are taken on, beside those of the whole split.
+    """
+
+    recordings: str
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    divide_by: Positive | None = None
+    unit: str = ""
+    evaluate_on: str | None = None
+
+
+def recipe_of(recording_id: str, recipes: Sequence[Recipe]) -> Recipe | None:
+    """Return the first recipe whose pattern fits a recording, if there is one."""
+    return next((one for one in recipes if fnmatchcase(recording_id, one.recordings)), None)
+
+
+def _read_recipes(given: object) -> object:
+    """Return the recipes of a bundled file, where its name is given."""
+    if not isinstance(given, str):
+        return given
+    books = {path.stem: path for path in (Path(__file__).parent / "recipes").glob("*.toml")}
+    if given not in books:
+        raise ValueError(f"no recipes are called '{given}'; {did_you_mean(given, books)}")
+    return tomllib.loads(books[given].read_text(encoding="utf-8"))["recipes"]
+
 
 class DataConfig(_Model):
     """What a model is trained on."""
 
     scheme: str | None = None  # split scheme; each recording's first one when not given
     targets: Names | None = None  # each recording's own ones when not given
+    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_read_recipes)] = ()  # or "poyo"
 
 
 class Config(_Model):
@@ -106,6 +197,33 @@ class Config(_Model):
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
 
+    def resolve(self, n_windows: int) -> Config:
+        """Return the configuration with what the number of windows decides.
+
+        A batch has at most all windows of an epoch, epochs become steps (the last batch of an
+        epoch may be smaller), and a rate per window is multiplied by the batch size.
+
+        Parameters
+        ----------
+        n_windows : int
+            Windows of an epoch, 1 or more.
+
+        Examples
+        --------
+        >>> train = {"epochs": 10, "batch_size": 32, "rate_per": "window", "learning_rate": 1e-4}
+        >>> one = Config.model_validate({"train": train}).resolve(40).train
+        >>> one.steps, one.epochs, one.learning_rate
+        (20, None, 0.0032)
+        """
+        train = self.train
+        size = min(train.batch_size, n_windows)
+        changes: dict[str, object] = {"batch_size": size}
+        if train.epochs is not None:
+            changes |= {"steps": train.epochs * -(-n_windows // size), "epochs": None}
+        if train.rate_per == "window":
+            changes |= {"learning_rate": train.learning_rate * size, "rate_per": "batch"}
+        return self.model_copy(update={"train": train.model_copy(update=changes)})
+
 
 def list_presets() -> dict[str, Path]:
     """Return the presets that come with the package, by name."""
@@ -113,15 +231,16 @@ def list_presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_config(preset: str | Path = "compact", settings: Sequence[str] = ()) -> Config:
+def load_config(preset: str | Path = "poyo-compact", settings: Sequence[str] = ()) -> Config:
     """Read a preset and change some of its fields.
 
     Parameters
     ----------
     preset : str or Path
-        Name of a bundled preset, or the path of a TOML file.
+        Name of a bundled preset (``_`` may stand for ``-``), or the path of a TOML file.
     settings : sequence of str
         Changes such as ``"train.steps=200"``; values are TOML, bare words are text.
+        ``train.steps`` takes the place of a preset's epochs, and ``train.epochs`` of its steps.
 
     Raises
     ------
@@ -130,11 +249,11 @@ def load_config(preset: str | Path = "compact", settings: Sequence[str] = ()) ->
 
     Examples
     --------
-    >>> load_config("compact", ["train.steps=7"]).train.steps
+    >>> load_config("poyo-compact", ["train.steps=7"]).train.steps
     7
     """
     text = str(preset)
-    path = Path(text) if text.endswith(".toml") else list_presets().get(text)
+    path = Path(text) if text.endswith(".toml") else list_presets().get(text.replace("_", "-"))
     if path is None:
         raise ConfigError(f"No preset is called '{text}'; {did_you_mean(text, list_presets())}.")
     try:
@@ -156,8 +275,12 @@ def _near(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             *sections, name = map(str, problem["loc"])
             part = Config.model_fields[sections[0]].annotation if sections else Config
+            part = Recipe if "recipes" in sections else part
             clauses.append(f"; {did_you_mean(name, part.model_fields)}")  # type: ignore[union-attr]
     return "".join(clauses)
+
+
+_EITHER = {"train.steps": "epochs", "train.epochs": "steps"}
 
 
 def _apply(content: dict[str, dict[str, object]], setting: str) -> None:
@@ -182,3 +305,5 @@ def _apply(content: dict[str, dict[str, object]], setting: str) -> None:
     part = content.setdefault(section, {})
     if isinstance(part, dict):  # anything else is refused with the rest of the preset
         part[field] = parsed
+        if key.strip() in _EITHER:
+            part.pop(_EITHER[key.strip()], None)

@@ -13,22 +13,27 @@ from spikedata.batch import Batch
 from spikedata.errors import did_you_mean
 from spikedata.recording import Recording
 from spikedata.sampler import Sampler
-from spikedata_model.config import Config
+from spikedata_model.config import Config, Recipe, recipe_of
 from spikedata_model.errors import ConfigError
+from spikedata_model.loss import WeightSteps, weight_steps, weights_at
 from spikedata_model.tokenizer import Tokenizer
 from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["RunData", "Scale", "prepare_data"]
 
+SPEEDS = {"m/s": 1.0, "cm/s": 0.01, "mm/s": 0.001}
+"""Units that a recipe's factor is converted between, in m/s."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Mean and standard deviation of one target in the training split of one recording.
+    """What is subtracted from one target of one recording, and what it is then divided by.
 
     Parameters
     ----------
     mean, std : tuple of float, length C
-        In the unit of the series.
+        Mean and standard deviation in the training split, or 0 and the factor of a `Recipe`; in
+        the unit of the series.
     """
 
     mean: tuple[float, ...]
@@ -53,6 +58,8 @@ class RunData:
         Embedding rows.
     scheme : str or None
         Split scheme.
+    recipes : tuple of Recipe
+        What samples weigh, and where scores are taken.
     """
 
     recordings: Mapping[str, Recording]
@@ -61,6 +68,7 @@ class RunData:
     scales: dict[str, dict[str, Scale]]
     vocabulary: Vocabulary
     scheme: str | None
+    recipes: tuple[Recipe, ...] = ()
 
     def sampler(self, split: str, config: Config, **options: object) -> Sampler:
         """Return a sampler of these recordings and targets over one split."""
@@ -109,6 +117,39 @@ class RunData:
         mean, std = self._per_row(batch, target)
         return torch.from_numpy(((batch.targets[target].values - mean) / std).astype(np.float32))
 
+    @cached_property
+    def _weight_steps(self) -> dict[str, WeightSteps]:
+        """What samples weigh over time, of the recordings whose recipe says so."""
+        chosen = {name: recipe_of(name, self.recipes) for name in self.recording_ids}
+        return {
+            name: weight_steps(self.recordings[name].intervals, one.weights)
+            for name, one in chosen.items()
+            if one is not None and one.weights
+        }
+
+    def weights(self, batch: Batch, target: str) -> np.ndarray:
+        """Return what each sample of a target weighs in the loss, shape (K,), float32."""
+        one = batch.targets[target]
+        weight = np.ones(len(one.time), np.float32)
+        if not self._weight_steps:
+            return weight
+        for window, row in enumerate(batch.recording.tolist()):
+            steps = self._weight_steps.get(batch.recording_ids[row])
+            mine = slice(*one.offsets[window : window + 2].tolist())
+            if steps is not None and mine.start < mine.stop:
+                # The samples' own times: those from the window's start are rounded.
+                series = self.recordings[batch.recording_ids[row]].series[target]
+                lo, hi = series.bounds(batch.start[window], batch.end[window])
+                weight[mine] = weights_at(series.times(slice(int(lo), int(hi))), steps)
+        return weight
+
+    def scored(self, recording_id: str, time: np.ndarray) -> np.ndarray:
+        """Return at which of some times (s) a recording is scored, bool: by its recipe, or all."""
+        recipe = recipe_of(recording_id, self.recipes)
+        if recipe is None or recipe.evaluate_on is None:
+            return np.ones(len(time), bool)
+        return self.recordings[recording_id].intervals[recipe.evaluate_on].coalesce().contains(time)
+
     def restored(self, batch: Batch, target: str, predicted: torch.Tensor) -> np.ndarray:
         """Return normalised predictions in the unit of the series, shape (K, C), float64."""
         mean, std = self._per_row(batch, target)
@@ -127,13 +168,14 @@ def prepare_data(
     ------
     ConfigError
         If a recording has nothing to decode, no recording has a target that was asked for, a
-        target differs in width between recordings, or a channel never changes in the training
-        split.
+        target differs in width between recordings, a channel never changes in the training
+        split, or a recipe does not fit the recordings that it is for.
     """
     if not recording_ids:
         raise ConfigError("There is no recording to train on: name some, or ingest a manifest.")
     opened = {recording_id: recordings[recording_id] for recording_id in recording_ids}
     _check_asked(opened, config.data.targets or ())
+    _check_recipes(opened, config.data.recipes)
     channels: dict[str, int] = {}
     scales: dict[str, dict[str, Scale]] = {}
     unit_ids: list[str] = []
@@ -151,8 +193,30 @@ def prepare_data(
         unit_ids += [str(name) for name in recording.unit_ids]
     vocabulary = Vocabulary(tuple(unit_ids), tuple(recording_ids))
     return RunData(
-        recordings, tuple(recording_ids), channels, scales, vocabulary, config.data.scheme
-    )
+        recordings, tuple(recording_ids), channels, scales, vocabulary, config.data.scheme,
+        config.data.recipes,
+    )  # fmt: skip
+
+
+def _check_recipes(recordings: Mapping[str, Recording], recipes: Sequence[Recipe]) -> None:
+    """Refuse a table that no recording of a recipe has, and one to score on that any lacks."""
+    for recipe in recipes:
+        mine = [one for name, one in recordings.items() if recipe_of(name, recipes) is recipe]
+        known = {table for one in mine for table in one.intervals}
+        wrong = [table for table in recipe.weights if table not in known] if mine else []
+        if wrong:
+            raise ConfigError(
+                f"The recipe of '{recipe.recordings}' weighs '{wrong[0]}', but none of its "
+                f"{len(mine)} recordings has such an interval table; "
+                + did_you_mean(wrong[0], known)
+            )
+        for one in mine:
+            if recipe.evaluate_on is not None and recipe.evaluate_on not in one.intervals:
+                raise ConfigError(
+                    f"{one.recording_id} has no interval table '{recipe.evaluate_on}', on which "
+                    f"the recipe of '{recipe.recordings}' scores; "
+                    + did_you_mean(recipe.evaluate_on, one.intervals)
+                )
 
 
 def _check_asked(recordings: Mapping[str, Recording], asked: Sequence[str]) -> None:
@@ -196,4 +260,22 @@ def _scale(recording: Recording, target: str, config: Config) -> Scale:
             f"{recording.recording_id}: '{target}' never changes in the training split "
             f"({len(values)} samples), so it cannot be decoded; choose another target or split."
         )
+    recipe = recipe_of(recording.recording_id, config.data.recipes)
+    if recipe is not None and recipe.divide_by is not None:
+        width = values.shape[1]
+        return Scale((0.0,) * width, (_factor(recording, target, recipe),) * width)
     return Scale(tuple(values.mean(axis=0).tolist()), tuple(values.std(axis=0).tolist()))
+
+
+def _factor(recording: Recording, target: str, recipe: Recipe) -> float:
+    """Return the factor of a recipe in the unit of the series."""
+    unit, factor = recording.series[target].unit, recipe.divide_by or 1.0
+    if unit == recipe.unit:
+        return factor
+    if unit not in SPEEDS or recipe.unit not in SPEEDS:
+        raise ConfigError(
+            f"{recording.recording_id}: '{target}' is in '{unit}', but the recipe of "
+            f"'{recipe.recordings}' divides by {factor:g} {recipe.unit}; name another target, or "
+            "leave divide_by out of the recipe."
+        )
+    return factor * SPEEDS[recipe.unit] / SPEEDS[unit]

@@ -111,7 +111,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_the_same(
         (["ingest", "--manifest", "sample"], 1, "spikedata fetch --manifest sample"),
         (["info", "nothing/here"], 1, "spikedata ingest"),
         (["train", "--out", "run"], 1, "spikedata ingest"),
-        (["train", "--out", "run", "--preset", "compcat"], 2, "did you mean 'compact'?"),
+        (["train", "--out", "run", "--preset", "poyo-compcat"], 2, "did you mean 'poyo-compact'?"),
         (["evaluate", "no-run"], 1, "spikedata"),
         (["ingest", "--manifest", "sample", "--workers", "0"], 2, "--workers"),
         (["fetch"], 2, "--manifest"),

@@ -20,7 +20,7 @@ def test_a_bundled_preset_loads_and_makes_a_model_that_starts_with_finite_weight
 
 
 def test_the_bundled_presets_are_the_ones_that_the_commands_name():
-    assert set(list_presets()) >= {"compact", "smoke", "poyo_1m"}
+    assert set(list_presets()) == {"poyo-1", "poyo-compact", "poyo-mp", "poyo-single", "smoke"}
 
 
 def test_a_configuration_survives_json():
@@ -88,9 +88,9 @@ def test_a_wrong_setting_is_refused_with_its_place(setting, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("preset", ["compct", "Compact", "compact "])
+@pytest.mark.parametrize("preset", ["poyo-compct", "Poyo-compact", "poyo-compact "])
 def test_an_unknown_preset_is_refused_with_a_near_name(preset):
-    with pytest.raises(ConfigError, match=r"did you mean 'compact'\?"):
+    with pytest.raises(ConfigError, match=r"did you mean 'poyo-compact'\?"):
         load_config(preset)
 
 
