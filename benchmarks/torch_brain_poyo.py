@@ -12,7 +12,8 @@ unpadded samples. What is ours is the wall clock, the schedules by time, and the
 
 The ``.npz`` holds ``spike_time`` (N,) float64 s, sorted; ``spike_unit`` (N,) int32; ``n_units``;
 ``target_time`` (T,) float64 s, sorted; ``target_values`` (T, C) float32; and ``train_start``,
-``train_end``, ``test_start``, ``test_end``, half-open intervals in seconds. ``--toy`` makes a small
+``train_end``, ``test_start``, ``test_end``, half-open intervals in seconds; and, where settings are
+to be compared, ``valid_start`` and ``valid_end``, scored once at the end. ``--toy`` makes a small
 one instead, for a smoke test.
 
 The clock starts before the first batch is made and stops while the model is evaluated; writing the
@@ -63,8 +64,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         missing = [name for name in names if name not in file.files]
         if missing:
             raise SystemExit(f"{path}: no array {', '.join(missing)}; export the recording again.")
-        arrays = {name: file[name] for name in names}
-    for name in ("train_start", "train_end", "test_start", "test_end"):
+        bounds = ("valid_start", "valid_end")
+        arrays = {name: file[name] if name in file.files else np.empty(0)
+                  for name in (*names, *bounds)}  # fmt: skip
+    for name in ("train_start", "train_end", "test_start", "test_end", *bounds):
         arrays[name] = np.atleast_1d(arrays[name]).astype(np.float64)
 
     unit, n_units = arrays["spike_unit"], int(arrays["n_units"])
@@ -81,6 +84,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     (train_start, train_end), (test_start, test_end) = train_test
     if np.any(np.maximum.outer(train_start, test_start) < np.minimum.outer(train_end, test_end)):
         problems.append("train and test intervals overlap")
+    if np.any(
+        np.maximum.outer(arrays["valid_start"], train_start)
+        < np.minimum.outer(arrays["valid_end"], train_end)
+    ):
+        problems.append("train and valid intervals overlap")
     if problems:
         raise SystemExit(f"{path}: {'; '.join(problems)}. Export the recording again.")
     return arrays
@@ -108,6 +116,8 @@ def toy_arrays(seed: int) -> dict[str, np.ndarray]:
         "train_end": np.array([45.0]),
         "test_start": np.array([45.0]),
         "test_end": np.array([60.0]),
+        "valid_start": np.empty(0),
+        "valid_end": np.empty(0),
     }
 
 
@@ -143,6 +153,7 @@ def write_recording(arrays: dict[str, np.ndarray], folder: Path) -> None:
             domain=domain,
         ),
         train_domain=Interval(arrays["train_start"], arrays["train_end"]),
+        valid_domain=Interval(arrays["valid_start"], arrays["valid_end"]),
         test_domain=Interval(arrays["test_start"], arrays["test_end"]),
         domain=domain,
     ).save(folder / f"{RECORDING_ID}.h5")
@@ -403,8 +414,8 @@ def make_model(n_axes: int, args: argparse.Namespace) -> POYO:
 
 def make_loaders(
     model: POYO, folder: Path, arrays: dict[str, np.ndarray], args: argparse.Namespace
-) -> tuple[DataLoader, DataLoader, np.ndarray]:
-    """Return the training and test loaders and the z-scored targets of the whole recording."""
+) -> tuple[DataLoader, dict[str, DataLoader], np.ndarray]:
+    """Return the training loader, those of test and valid, and the z-scored targets of all time."""
     in_train = rows_inside(arrays["target_time"], arrays["train_start"], arrays["train_end"])
     values = arrays["target_values"].astype(np.float64)
     mean, std = values[in_train].mean(axis=0), values[in_train].std(axis=0)
@@ -424,11 +435,15 @@ def make_loaders(
         window_length=args.sequence,
         generator=torch.Generator().manual_seed(args.seed + 1),
     )
-    test_sampler = SequentialFixedWindowSampler(
-        sampling_intervals=test_set.get_sampling_intervals("test"),
-        window_length=args.sequence,
-        step=args.sequence / 2,
-    )
+    test_samplers = {
+        split: SequentialFixedWindowSampler(
+            sampling_intervals=test_set.get_sampling_intervals(split),
+            window_length=args.sequence,
+            step=args.sequence / 2,
+        )
+        for split in ("test", "valid")
+        if len(arrays[f"{split}_start"])
+    }
     if len(train_sampler) < args.batch_size:
         raise SystemExit(
             f"An epoch has {len(train_sampler)} windows and --batch-size is {args.batch_size}, so "
@@ -443,10 +458,13 @@ def make_loaders(
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
     )
-    test_loader = DataLoader(
-        test_set, sampler=test_sampler, batch_size=args.eval_batch_size, collate_fn=collate
-    )
-    return train_loader, test_loader, (values - mean) / std
+    test_loaders = {
+        split: DataLoader(
+            test_set, sampler=sampler, batch_size=args.eval_batch_size, collate_fn=collate
+        )
+        for split, sampler in test_samplers.items()
+    }
+    return train_loader, test_loaders, (values - mean) / std
 
 
 def provenance() -> dict:
@@ -522,15 +540,22 @@ def main() -> None:
     np.random.seed(args.seed)  # noqa: NPY002  torch_brain's UnitDropout draws from the global state
     random.seed(args.seed)
     arrays = toy_arrays(args.seed) if args.toy else load_arrays(args.data)
-    in_test = rows_inside(arrays["target_time"], arrays["test_start"], arrays["test_end"])
-    test_rows = np.flatnonzero(in_test)
+    rows_of = {
+        split: np.flatnonzero(
+            rows_inside(arrays["target_time"], arrays[f"{split}_start"], arrays[f"{split}_end"])
+        )
+        for split in ("test", "valid")
+    }
     with tempfile.TemporaryDirectory() as folder:
         write_recording(arrays, Path(folder))
         model = make_model(arrays["target_values"].shape[1], args)
-        train_loader, test_loader, truth = make_loaders(model, Path(folder), arrays, args)
+        train_loader, loaders, truth = make_loaders(model, Path(folder), arrays, args)
         model.to(args.device)
         rows, times = train(
-            model, train_loader, lambda: score(model, test_loader, truth, test_rows), args
+            model, train_loader, lambda: score(model, loaders["test"], truth, rows_of["test"]), args
+        )
+        valid = (
+            score(model, loaders["valid"], truth, rows_of["valid"]) if "valid" in loaders else None
         )
     n_vocabulary = model.unit_emb.weight.numel() + model.session_emb.weight.numel()
     n_parameters = sum(p.numel() for p in model.parameters())
@@ -538,14 +563,15 @@ def main() -> None:
     result = {
         "benchmark": "torch_brain_poyo",
         "rows": rows,
+        "valid_r2": valid,
         "config": config,
         "parameters": {"all": n_parameters, "without_vocabularies": n_parameters - n_vocabulary},
         "data": {
             "units": int(arrays["n_units"]),
             "spikes": int(arrays["spike_time"].size),
             "train_windows_per_epoch": len(train_loader.sampler),
-            "test_windows": len(test_loader.sampler),
-            "test_samples": int(test_rows.size),
+            "test_windows": len(loaders["test"].sampler),
+            "test_samples": int(rows_of["test"].size),
         },
         "times": times,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
