@@ -26,7 +26,7 @@ from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["Checkpoint", "RunRecord", "load_checkpoint", "read_run", "save_checkpoint", "start_run"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What zipfile and torch raise on files that are no checkpoint.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
            AssertionError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
@@ -106,6 +106,10 @@ class Checkpoint:
         Rows of the learning curve so far.
     losses : list of float
         Loss of each step since the last row.
+    total_steps : int
+        Steps of the whole run, which decide its learning rates.
+    unit_ids, recording_ids : tuple of str
+        What the rows of the embedding tables are of, in their order.
     """
 
     step: int
@@ -114,6 +118,19 @@ class Checkpoint:
     optimizer: dict
     curve: list[dict[str, float]]
     losses: list[float]
+    total_steps: int
+    unit_ids: tuple[str, ...]
+    recording_ids: tuple[str, ...]
+
+    @property
+    def vocabulary_hash(self) -> str:
+        """SHA-256 of the ids together with the rows of the tables that belong to them."""
+        ids = json.dumps([self.unit_ids, self.recording_ids])
+        digest = hashlib.sha256(ids.encode())
+        for name in ("unit_embedding.weight", "recording_embedding.weight"):
+            if name in self.model:
+                digest.update(self.model[name].detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def start_run(folder: Path, record: RunRecord) -> None:
@@ -150,8 +167,7 @@ def _first_difference(found: object, asked: object, place: str = "") -> str:
         return ""
     if found == asked:
         return ""
-    shown = [text if len(text) < 60 else text[:57] + "…" for text in (str(found), str(asked))]
-    return f"{place} is {shown[0]}, now {shown[1]}"
+    return f"{place} is {_abridged(found)}, now {_abridged(asked)}"
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -174,6 +190,11 @@ def read_run(folder: Path) -> RunRecord:
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(f"{path} was written by a newer spikedata: upgrade spikedata.")
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} was written by an older spikedata, whose runs this one cannot go on with: "
+            "train again in another --out, or install the older version."
+        )
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
@@ -183,7 +204,7 @@ def read_run(folder: Path) -> RunRecord:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and its learning curve, each as a whole or not at all."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    content["run"] = run_hash(folder)
+    content |= {"run": run_hash(folder), "vocabulary_hash": checkpoint.vocabulary_hash}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     table = io.StringIO(newline="")
@@ -204,7 +225,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     Raises
     ------
     CheckpointError
-        If it is damaged, or belongs to another run than the ``run.json`` beside it.
+        If it is damaged, belongs to another run than the ``run.json`` beside it, or has other
+        units, recordings or steps than that says.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -215,8 +237,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         if changed is not None:
             raise ValueError(f"{changed} has other bytes than were written")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        run = content.pop("run")
+        run, vocabulary_hash = content.pop("run"), content.pop("vocabulary_hash")
+        for name in ("unit_ids", "recording_ids"):
+            content[name] = tuple(content[name])
         checkpoint = Checkpoint(**content)
+        if checkpoint.vocabulary_hash != vocabulary_hash:
+            raise ValueError("its embedding rows are not those of its units and recordings")
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -227,7 +253,29 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             f"{path} belongs to another run than {folder / RUN}: one of the two was replaced; "
             "delete the checkpoint to train again."
         )
+    _check_run(path, checkpoint, read_run(folder))
     return checkpoint
+
+
+def _check_run(path: Path, checkpoint: Checkpoint, record: RunRecord) -> None:
+    """Refuse a checkpoint whose rows or schedule are not those of the run."""
+    pairs = {
+        "units": (checkpoint.unit_ids, record.unit_ids),
+        "recordings": (checkpoint.recording_ids, tuple(record.recordings)),
+        "steps": (checkpoint.total_steps, record.config.train.total_steps),
+    }
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise CheckpointError(
+                f"{path} has other {name} than {RUN}, or has them in another order "
+                f"({_abridged(found)}; {_abridged(expected)} there): one of the two was changed; "
+                "delete the checkpoint to train again."
+            )
+
+
+def _abridged(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "…"
 
 
 def run_hash(folder: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,8 +14,12 @@ from spikedata.console import print_json, print_table, progress_bar, say
 from spikedata.manifest import load_manifest
 from spikedata.store import Store
 
+if TYPE_CHECKING:
+    from spikedata_model.evaluate import Evaluation
+
 __all__ = ["evaluate", "report", "train"]
 
+Split = Literal["train", "valid", "test"]
 RunArgument = Annotated[Path, typer.Argument(help="The folder given to `spikedata train --out`.")]
 
 
@@ -34,6 +38,10 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: --set train.steps=200.")
     ] = None,
+    then_evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Score the run when it is trained.")
+    ] = False,
+    split: Annotated[Split, typer.Option(help="Which part --evaluate scores.")] = "test",
     cache: CacheOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -53,54 +61,70 @@ def train(
     with progress_bar() as progress:
         end = run(opened, out, config, recording_ids=None if everything else ids, progress=progress)
     row = end.curve[-1]
+    if not as_json:
+        print_table(
+            f"Trained {out} in {end.seconds:.1f} s", ["", "value"], [[k, v] for k, v in row.items()]
+        )
+    scores = _score(opened, out, split) if then_evaluate else None
     if as_json:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        print_json({"run": str(out), "seconds": end.seconds, **finite})
-        return
-    print_table(
-        f"Trained {out} in {end.seconds:.1f} s", ["", "value"], [[k, v] for k, v in row.items()]
-    )
-    say(f"Next: spikedata evaluate {out}")
+        more = {} if scores is None else {"evaluation": json.loads(scores.model_dump_json())}
+        print_json({"run": str(out), "seconds": end.seconds, **finite, **more})
+    elif scores is not None:
+        _print_scores(scores, out)
+    else:
+        say(f"Next: spikedata evaluate {out}")
 
 
 def evaluate(
     run: RunArgument,
-    split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="Which part of the recordings.")
-    ] = "test",
+    split: Annotated[Split, typer.Option(help="Which part of the recordings.")] = "test",
     cache: CacheOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on held-out time, beside a Wiener filter on the same samples."""
+    scores = _score(Store(store_path(store, cache)), run, split)
+    if as_json:
+        print_json(json.loads(scores.model_dump_json()))  # which has null for nan
+    else:
+        _print_scores(scores, run)
+
+
+def _score(store: Store, run: Path, split: Split) -> Evaluation:
     from spikedata_model.evaluate import evaluate as score
 
-    opened = Store(store_path(store, cache))
     with progress_bar() as progress:
-        evaluation = score(opened, run, split=split, progress=progress)
-    if as_json:
-        print_json(json.loads(evaluation.model_dump_json()))  # which has null for nan
-        return
-    rows = []
-    for one in evaluation.scores:
-        for channel, poyo, wiener in zip(one.columns, one.r2, one.baseline_r2, strict=True):
-            rows.append([one.recording_id, f"{one.target} {channel}", poyo, wiener, poyo - wiener])
+        return score(store, run, split=split, progress=progress)
+
+
+def _print_scores(scores: Evaluation, run: Path) -> None:
+    """Print R² where the recipe scores, and of the whole split where that is something else."""
+    parts = any(one.evaluate_on is not None for one in scores.scores)
+    rows: list[list[object]] = []
+    for one in scores.scores:
+        where = [one.evaluate_on or "whole split"] if parts else []
+        pairs = {f"{one.target} {name}": one.of(row) for row, name in enumerate(one.columns)}
         if len(one.columns) > 1:
-            mean, base = one.mean_r2, one.mean_baseline_r2
-            rows.append([one.recording_id, f"{one.target} mean", mean, base, mean - base])
+            pairs[f"{one.target} mean"] = one.of(None)
+        for name, (poyo, wiener, poyo_whole, wiener_whole) in pairs.items():
+            whole = [poyo_whole, wiener_whole] if parts else []
+            rows.append([one.recording_id, name, *where, poyo, wiener, poyo - wiener, *whole])
     print_table(
-        f"R² on the split '{split}' ({run})",
-        ["recording", "target", "POYO", "Wiener filter", "difference"],
+        f"R² on the split '{scores.split}' ({run})",
+        ["recording", "target", *(["scored on"] if parts else []), "POYO", "Wiener filter",
+         "difference", *(["POYO, whole split", "Wiener filter, whole split"] if parts else [])],
         rows,
+    )  # fmt: skip
+    say(
+        f"Next: spikedata report {run}"
+        + (f" --split {scores.split}" if scores.split != "test" else "")
     )
-    say(f"Next: spikedata report {run}")
 
 
 def report(
     run: RunArgument,
-    split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="Which evaluation to show.")
-    ] = "test",
+    split: Annotated[Split, typer.Option(help="Which evaluation to show.")] = "test",
     cache: CacheOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,

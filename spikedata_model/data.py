@@ -21,6 +21,7 @@ from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["RunData", "Scale", "prepare_data"]
 
+ROUNDING = 1e-6  # s, of bounds on a clock that counts from 1970
 SPEEDS = {"m/s": 1.0, "cm/s": 0.01, "mm/s": 0.001}
 """Units that a recipe's factor is converted between, in m/s."""
 
@@ -149,6 +150,35 @@ class RunData:
         if recipe is None or recipe.evaluate_on is None:
             return np.ones(len(time), bool)
         return self.recordings[recording_id].intervals[recipe.evaluate_on].coalesce().contains(time)
+
+    def check_windows(self, batch: Batch) -> None:
+        """Refuse windows outside the time that was observed, and units that are none.
+
+        A window that reaches past the end would be decoded from silence that nobody recorded.
+
+        Raises
+        ------
+        ConfigError
+            If a window begins before its recording's domain or ends after it, or a unit's index
+            is below 0 or above the last.
+        """
+        for window, row in enumerate(batch.recording.tolist()):
+            domain = self.recordings[batch.recording_ids[row]].domain
+            first, last = float(domain.start[0]), float(domain.end[-1])
+            start, end = float(batch.start[window]), float(batch.end[window])
+            if start < first - ROUNDING or end > last + ROUNDING:
+                raise ConfigError(
+                    f"{batch.recording_ids[row]}: the window [{start:.3f}, {end:.3f}) s reaches "
+                    f"outside the time that was observed, [{first:.3f}, {last:.3f}) s; take "
+                    "windows inside it, or correct the split."
+                )
+        most = len(self.vocabulary.unit_ids)
+        for unit in (batch.spike_unit, batch.unit):
+            if len(unit) and not 0 <= int(unit.min()) <= int(unit.max()) < most:
+                raise ConfigError(
+                    f"A batch holds unit {int(unit.min())} to {int(unit.max())}, but the model "
+                    f"knows the units 0 to {most - 1}; take batches from the run's own sampler."
+                )
 
     def restored(self, batch: Batch, target: str, predicted: torch.Tensor) -> np.ndarray:
         """Return normalised predictions in the unit of the series, shape (K, C), float64."""

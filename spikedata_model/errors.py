@@ -3,20 +3,25 @@
 SpikedataError
 ├── ConfigError (ValueError)            a preset, a setting or a run folder is wrong
 ├── VocabularyError (KeyError)          a unit or a recording that the model does not know
-└── CheckpointError (OSError)           a checkpoint is missing, damaged or of another run
+├── CheckpointError (OSError)           a checkpoint is missing, damaged or of another run
+└── TrainingError (ArithmeticError)     a training ran away, so that going on would be in vain
 """
 
 from __future__ import annotations
 
 from spikedata.errors import SpikedataError
 
-__all__ = ["CheckpointError", "ConfigError", "VocabularyError"]
+__all__ = ["CheckpointError", "ConfigError", "TrainingError", "VocabularyError"]
 
 
 class ConfigError(SpikedataError, ValueError):
     """A preset, a setting or a run folder is wrong."""
 
     exit_code = 2
+
+
+class TrainingError(SpikedataError, ArithmeticError):
+    """A training ran away: its loss is no number, or its weights are gone."""
 
 
 class VocabularyError(SpikedataError, KeyError):

@@ -19,7 +19,7 @@ from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
 from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
-from spikedata_model.config import Config
+from spikedata_model.config import Config, recipe_of
 from spikedata_model.data import RunData
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.poyo import Poyo
@@ -45,6 +45,8 @@ class Prediction:
         Sample times on the recording's clock; each sample of the split exactly once.
     truth, predicted : ndarray, shape (S, C), float64
         Measured and decoded values.
+    scored : ndarray, shape (S,), bool
+        Which samples lie where the recording's recipe scores; all without one.
     """
 
     recording_id: str
@@ -54,6 +56,7 @@ class Prediction:
     time: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+    scored: np.ndarray
 
 
 # JSON has no nan: the R² of a channel that does not change is null in a file.
@@ -68,11 +71,25 @@ class Score(BaseModel):
     recording_id: str
     target: str
     columns: tuple[str, ...]
-    n_samples: int
+    evaluate_on: str | None = None  # interval table that r2 is taken on; None: the whole split
+    n_samples: int  # of the split
+    n_scored: int  # of these, in the rows of that table
     r2: tuple[R2, ...]  # POYO, by channel
     baseline_r2: tuple[R2, ...]  # Wiener filter, by channel
+    r2_whole: tuple[R2, ...]  # of all samples of the split
+    baseline_r2_whole: tuple[R2, ...]
     angle_error_deg: float | None = None  # median, for a (cos, sin) target
     baseline_angle_error_deg: float | None = None
+
+    def of(self, row: int | None) -> tuple[float, float, float, float]:
+        """Return R² of POYO and the baseline, and both on the whole split, for one channel.
+
+        `row` counts the channels; None gives means over all of them with equal weight.
+        """
+        parts = (self.r2, self.baseline_r2, self.r2_whole, self.baseline_r2_whole)
+        if row is None:
+            return tuple(float(np.mean(one)) for one in parts)  # type: ignore[return-value]
+        return tuple(one[row] for one in parts)  # type: ignore[return-value]
 
     @property
     def mean_r2(self) -> float:
@@ -90,7 +107,7 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: int = 2
     spikedata_version: str = __version__
     run: str  # SHA-256 of the run.json that was scored
     split: Literal["train", "valid", "test"]
@@ -102,13 +119,15 @@ def r2_score(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return the coefficient of determination of each channel, shape (C,).
 
     1 - Σ(y - ŷ)² / Σ(y - ȳ)², with ȳ the mean over the scored samples; nan for a channel
-    that does not change.
+    that does not change, and without samples.
 
     Examples
     --------
     >>> r2_score(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [1.0], [1.0]])).tolist()
     [0.5]
     """
+    if len(truth) == 0:
+        return np.full(truth.shape[1], np.nan)
     residual = np.sum((truth - predicted) ** 2, axis=0)
     total = np.sum((truth - truth.mean(axis=0)) ** 2, axis=0)
     # The mean of equal values may differ from them by a rounding: their total is not always 0.
@@ -135,7 +154,8 @@ def predict(
     Raises
     ------
     ConfigError
-        If no recording has time in the split.
+        If no recording has time in the split, or an interval of it reaches past the time in which
+        its recording was observed.
     """
     if not data.has_split(split):
         raise ConfigError(
@@ -161,6 +181,7 @@ def predict(
     with torch.no_grad():
         for step in range(sampler.steps()):
             batch = sampler.batch(0, step)
+            data.check_windows(batch)
             tokens = tokenizer(batch)
             for target, normalised in model(tokens.to(model.frequency_F.device)).items():
                 _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
@@ -192,14 +213,16 @@ def _add_windows(
 def _finish(data: RunData, name: str, target: str, sums: np.ndarray) -> Prediction:
     series = data.recordings[name].series[target]
     rows = np.flatnonzero(sums[:, -1])
+    time = series.times(rows)
     return Prediction(
         recording_id=name,
         target=target,
         columns=series.columns,
         unit=series.unit,
-        time=series.times(rows),
+        time=time,
         truth=np.asarray(series.values[rows], np.float64),
         predicted=sums[rows, :-1] / sums[rows, -1:],
+        scored=data.scored(name, time),
     )
 
 
@@ -213,7 +236,7 @@ def evaluate(
     """Score a run and a Wiener filter on the same samples, and write both beside the run.
 
     Writes ``evaluation-<split>.json`` and ``predictions-<split>.arrow`` (columns recording_id,
-    target, channel, unit, time in seconds, truth, poyo, wiener).
+    target, channel, unit, time in seconds, scored, truth, poyo, wiener).
 
     Raises
     ------
@@ -224,10 +247,10 @@ def evaluate(
     """
     record = read_run(folder)
     checkpoint = load_checkpoint(folder)
-    if checkpoint is None or checkpoint.step < record.config.train.steps:
+    if checkpoint is None or checkpoint.step < record.config.train.total_steps:
         done = 0 if checkpoint is None else checkpoint.step
         raise CheckpointError(
-            f"The run in {folder} is at step {done} of {record.config.train.steps}: "
+            f"The run in {folder} is at step {done} of {record.config.train.total_steps}: "
             "give the same `spikedata train` command again to finish it."
         )
     data = record.data(store)
@@ -245,7 +268,8 @@ def evaluate(
         train = recording.split("train", data.scheme)
         baseline = wiener_predict(recording, one.target, train, recording.split(split, data.scheme))
         baselines.append(baseline)
-        scores.append(_score(one, baseline))
+        recipe = recipe_of(one.recording_id, data.recipes)
+        scores.append(_score(one, baseline, None if recipe is None else recipe.evaluate_on))
         progress("fitting the Wiener filter", done + 1, len(predictions))
     evaluation = Evaluation(
         run=run_hash(folder), split=split, step=checkpoint.step, scores=tuple(scores)
@@ -255,17 +279,22 @@ def evaluate(
     return evaluation
 
 
-def _score(one: Prediction, baseline: np.ndarray) -> Score:
+def _score(one: Prediction, baseline: np.ndarray, evaluate_on: str | None = None) -> Score:
+    truth, decoded, base = (values[one.scored] for values in (one.truth, one.predicted, baseline))
     angles = (None, None)
-    if one.columns == ("cos", "sin"):
-        angles = (_angle_error(one.truth, one.predicted), _angle_error(one.truth, baseline))
+    if one.columns == ("cos", "sin") and len(truth):
+        angles = (_angle_error(truth, decoded), _angle_error(truth, base))
     return Score(
         recording_id=one.recording_id,
         target=one.target,
         columns=one.columns,
+        evaluate_on=evaluate_on,
         n_samples=len(one.time),
-        r2=tuple(r2_score(one.truth, one.predicted).tolist()),
-        baseline_r2=tuple(r2_score(one.truth, baseline).tolist()),
+        n_scored=len(truth),
+        r2=tuple(r2_score(truth, decoded).tolist()),
+        baseline_r2=tuple(r2_score(truth, base).tolist()),
+        r2_whole=tuple(r2_score(one.truth, one.predicted).tolist()),
+        baseline_r2_whole=tuple(r2_score(one.truth, baseline).tolist()),
         angle_error_deg=angles[0],
         baseline_angle_error_deg=angles[1],
     )
@@ -292,6 +321,7 @@ def _write_predictions(
             }
             columns |= {
                 "time": pa.array(one.time),
+                "scored": pa.array(one.scored),
                 "truth": pa.array(np.ascontiguousarray(one.truth[:, row])),
                 "poyo": pa.array(np.ascontiguousarray(one.predicted[:, row])),
                 "wiener": pa.array(np.ascontiguousarray(baseline[:, row])),

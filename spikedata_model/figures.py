@@ -87,8 +87,8 @@ def trace_figure(one: Prediction, baseline: np.ndarray, score: Score) -> bytes:
     _draw_traces(axes, one, baseline, start, end)
     for row, axis in enumerate(axes):
         axis.set_title(
-            f"R² on all held-out time: POYO {score.r2[row]:.3f}, "
-            f"Wiener filter {score.baseline_r2[row]:.3f}", loc="right", fontsize=9
+            f"R² on all held-out time: POYO {score.r2_whole[row]:.3f}, "
+            f"Wiener filter {score.baseline_r2_whole[row]:.3f}", loc="right", fontsize=9
         )  # fmt: skip
     axes[0].set_title(f"{one.recording_id} {one.target}", loc="left", fontsize=10)
     axes[-1].set_xlabel(f"time from {start:.1f} s (s)")

@@ -1,6 +1,7 @@
 """The optimisers, which leave alone the rows of tables that a batch did not use; the schedules."""
 
-# torch._foreach_*, which its own optimisers are made of: pyright: reportPrivateImportUsage=false
+# torch._foreach_* is what its own optimisers are made of:
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
-_COLUMNS = ("recording_id", "target", "unit", "time", "truth", "poyo", "wiener")
+_COLUMNS = ("recording_id", "target", "unit", "time", "scored", "truth", "poyo", "wiener")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,7 @@ def _read_predictions(
             Prediction(
                 score.recording_id, score.target, score.columns, str(rows["unit"][0]),
                 rows["time"].to_numpy()[: score.n_samples], truth, poyo,
+                rows["scored"].to_numpy(zero_copy_only=False)[: score.n_samples],
             ),
             wiener,
         )  # fmt: skip
@@ -192,8 +193,8 @@ def _page(
 filter on {seen}.</p>
 <h2>Scores on the split “{evaluation.split}”</h2>
 <div class="scroll">{_score_table(evaluation.scores)}</div>
-<p class="note">R² = 1 − squared error / variance over every sample of the split. The Wiener filter
-is ridge regression on spike counts in up to 20 bins within 0.5 s of each sample, its penalty chosen
+<p class="note">R² = 1 − squared error / variance over {_where(evaluation.scores)}.
+The Wiener filter is ridge regression on spike counts in up to 20 bins within 0.5 s of each sample, its penalty chosen
 on the end of the training time. Both see only spikes of the split.</p>
 {figures}
 <h2>Recordings</h2>
@@ -207,19 +208,25 @@ page holds the whole configuration, the unit vocabulary and a fingerprint of eve
 """
 
 
+def _where(scores: Sequence[Score]) -> str:
+    """Return what of the split is scored, in words."""
+    tables = sorted({one.evaluate_on for one in scores if one.evaluate_on is not None})
+    if not tables:
+        return "every sample of the split"
+    named = ", ".join(f"“{html.escape(name)}”" for name in tables)
+    return f"the samples in rows of {named}; in brackets over every sample of the split"
+
+
 def _score_table(scores: Sequence[Score]) -> str:
     rows = []
     for one in scores:
-        for channel, poyo, wiener in zip(one.columns, one.r2, one.baseline_r2, strict=True):
-            rows.append(_row(one.recording_id, f"{one.target} {channel}", poyo, wiener))
-        rows.append(
-            _row(one.recording_id, f"{one.target} mean", one.mean_r2, one.mean_baseline_r2, "mean")
-        )
+        for row, channel in enumerate(one.columns):
+            rows.append(_row(one.recording_id, f"{one.target} {channel}", *_pair(one, row)))
+        rows.append(_row(one.recording_id, f"{one.target} mean", *_pair(one, None), "mean"))
         if one.angle_error_deg is not None and one.baseline_angle_error_deg is not None:
-            rows.append(
-                _row(one.recording_id, f"{one.target} median error (°, lower is better)",
-                     one.angle_error_deg, one.baseline_angle_error_deg)
-            )  # fmt: skip
+            name = f"{one.target} median error (°, lower is better)"
+            errors = one.angle_error_deg, one.baseline_angle_error_deg
+            rows.append(_row(one.recording_id, name, *(f"{error:.3f}" for error in errors)))
     return (
         '<table><thead><tr><th>recording</th><th>target</th><th class="number">POYO</th>'
         '<th class="number">Wiener filter</th></tr></thead><tbody>'
@@ -228,10 +235,18 @@ def _score_table(scores: Sequence[Score]) -> str:
     )
 
 
-def _row(recording_id: str, target: str, poyo: float, wiener: float, kind: str = "") -> str:
+def _pair(one: Score, row: int | None) -> tuple[str, str]:
+    """Return R² of POYO and the Wiener filter, each with that of the whole split if another."""
+    poyo, wiener, poyo_whole, wiener_whole = one.of(row)
+    if one.evaluate_on is None:
+        return f"{poyo:.3f}", f"{wiener:.3f}"
+    return f"{poyo:.3f} ({poyo_whole:.3f})", f"{wiener:.3f} ({wiener_whole:.3f})"
+
+
+def _row(recording_id: str, target: str, poyo: str, wiener: str, kind: str = "") -> str:
     return (
         f'<tr class="{kind}"><td>{html.escape(recording_id)}</td><td>{html.escape(target)}</td>'
-        f'<td class="number">{poyo:.3f}</td><td class="number">{wiener:.3f}</td></tr>'
+        f'<td class="number">{poyo}</td><td class="number">{wiener}</td></tr>'
     )
 
 

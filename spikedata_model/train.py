@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +27,18 @@ from spikedata_model.checkpoint import (
 from spikedata_model.config import Config, TrainConfig
 from spikedata_model.data import RunData, prepare_data
 from spikedata_model.evaluate import predict, r2_score
+from spikedata_model.guards import check_step, check_weights, weight_norms
+from spikedata_model.journal import Journal
+from spikedata_model.loss import weighted_squared_error
 from spikedata_model.optim import make_optimizer, set_learning_rate
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import Tokenizer
+from spikedata_model.tokenizer import Tokenizer, Tokens
 
 __all__ = ["train"]
+
+logger = logging.getLogger(__name__)
+
+# Shapes: K samples of one target in the batch, C its channels.
 
 
 def train(
@@ -47,7 +58,8 @@ def train(
     folder : Path
         The run's folder: ``run.json``, ``checkpoint.pt`` and ``learning_curve.csv``.
     config : Config
-        Settings.
+        Settings. What the data decide (steps of epochs, a batch larger than an epoch, a rate per
+        window) stands resolved in ``run.json``.
     recording_ids : sequence of str, optional
         Which recordings; all of the store when not given.
     progress : Progress
@@ -65,11 +77,15 @@ def train(
         If the data cannot be decoded, or the folder holds another run.
     CheckpointError
         If the checkpoint is damaged.
+    TrainingError
+        If the loss or the weights ran away; the last good checkpoint is kept.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
     data = prepare_data(store, ids, config)
+    sampler = training_sampler(data, config)
+    config = _resolve(config, sampler)
     record = RunRecord(
         config=config,
         recordings={one.recording_id: one.fingerprint for one in store.outlines(ids)},
@@ -77,15 +93,51 @@ def train(
         channels=data.channels,
         scales=data.scales,
     )
-    sampler = training_sampler(data, config)
     model = record.build_model()
     start_run(folder, record)  # after all that may refuse the request
+    norms = weight_norms(model)
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    return _run_steps(model, optimizer, sampler, data, config, folder, checkpoint, progress)
+    run = _Run(model, optimizer, sampler, data, config, folder, norms)
+    return _run_steps(run, checkpoint, progress)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change from step to step."""
+
+    model: Poyo
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    data: RunData
+    config: Config
+    folder: Path
+    norms: dict[str, float]
+
+    def save(self, journal: Journal) -> Checkpoint:
+        vocabulary = self.data.vocabulary
+        now = Checkpoint(
+            journal.step, journal.seconds, self.model.state_dict(), self.optimizer.state_dict(),
+            journal.curve, journal.losses, journal.total_steps,
+            vocabulary.unit_ids, vocabulary.recording_ids,
+        )  # fmt: skip
+        save_checkpoint(self.folder, now)
+        return now
+
+
+def _resolve(config: Config, sampler: Sampler) -> Config:
+    """Return the configuration with what the training data decide."""
+    n_windows = len(sampler.plan()[0])
+    resolved = config.resolve(n_windows)
+    if resolved.train.batch_size < config.train.batch_size:
+        logger.warning(
+            "The training split holds %d windows, fewer than train.batch_size (%d): a batch is "
+            "all of them.", n_windows, config.train.batch_size,
+        )  # fmt: skip
+    return resolved
 
 
 def training_sampler(data: RunData, config: Config, batch_size: int | None = None) -> Sampler:
@@ -96,49 +148,115 @@ def training_sampler(data: RunData, config: Config, batch_size: int | None = Non
     return data.sampler("train", config, batch_size=size, augment=augment)
 
 
-def _run_steps(
-    model: Poyo,
-    optimizer: torch.optim.Optimizer,
-    sampler: Sampler,
-    data: RunData,
-    config: Config,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-    progress: Progress,
-) -> Checkpoint:
-    settings = config.train
-    curve_split = settings.curve_split if data.has_split(settings.curve_split) else None
-    step, seconds, curve, losses = 0, 0.0, [], []
+def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Checkpoint:
+    settings, kept = run.config.train, 0
+    total = settings.total_steps
+    curve_split = settings.curve_split if run.data.has_split(settings.curve_split) else None
+    journal = Journal(total)
     if checkpoint is not None:
-        step, seconds = checkpoint.step, checkpoint.seconds
-        curve, losses = list(checkpoint.curve), list(checkpoint.losses)
+        kept = checkpoint.step
+        journal = Journal(
+            total, checkpoint.step, checkpoint.seconds, checkpoint.curve, checkpoint.losses
+        )
+    tokenizer = run.data.tokenizer(run.sampler, run.config)
 
-    def save() -> Checkpoint:
-        now = Checkpoint(step, seconds, model.state_dict(), optimizer.state_dict(), curve, losses)
-        save_checkpoint(folder, now)
-        return now
+    def prepare(step: int) -> Inputs:
+        return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step)
 
-    tokenizer = data.tokenizer(sampler, config)
-    while step < settings.steps:
-        began = time.perf_counter()
-        losses.append(train_step(model, optimizer, sampler, tokenizer, data, settings, step))
-        seconds += time.perf_counter() - began
-        step += 1
-        if step % settings.evaluate_every == 0 or step == settings.steps:
-            row = {"step": step, "seconds": seconds, "loss": float(np.mean(losses))}
-            curve.append(row | _curve_scores(model, data, config, curve_split))
-            losses.clear()
-        if step % settings.checkpoint_every == 0 and step < settings.steps:
-            save()
-        progress(_label(curve), step, settings.steps)
-    return save() if checkpoint is None or checkpoint.step < step else checkpoint
+    ahead: Future[Inputs] | None = None
+    with ThreadPoolExecutor(1, "next-batch") as pool:
+        while journal.step < total:
+            step = journal.step
+            began = time.perf_counter()
+            inputs = prepare(step) if ahead is None else ahead.result()
+            ends_row = (step + 1) % settings.evaluate_every == 0 or step + 1 == total
+            # Not while an evaluation reads the same recordings.
+            ahead = None if ends_row else pool.submit(prepare, step + 1)
+            loss, norm = take_step(run.model, run.optimizer, inputs, settings, step)
+            check_step(step, loss, norm, kept)
+            journal.add(loss, inputs.n_tokens, time.perf_counter() - began)
+            saves = journal.step % settings.checkpoint_every == 0 or journal.step == total
+            if ends_row or saves:
+                check_weights(run.norms, run.model, journal.step, kept)
+            if ends_row:
+                journal.add_row(_curve_scores(run.model, run.data, run.config, curve_split))
+            if saves and journal.step < total:
+                run.save(journal)
+                kept = journal.step
+            progress(journal.line(), journal.step, total)
+    return run.save(journal) if checkpoint is None or checkpoint.step < total else checkpoint
 
 
-def _label(curve: Sequence[Mapping[str, float]]) -> str:
-    scores = [
-        value for name, value in (curve[-1] if curve else {}).items() if name.startswith("r2")
-    ]
-    return f"training, R² {np.mean(scores):.3f}" if scores else "training"
+# ------------------------------------------------------------------ one step
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a step reads, on the device of the model.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        What the model reads.
+    target : dict of str to Tensor, each of shape (K, C)
+        Normalised samples.
+    weight : dict of str to Tensor, each of shape (K,)
+        What they weigh in the loss.
+    total : float
+        Sum of the weights over samples and channels.
+    n_tokens : int
+        Spikes, and two tokens for every unit of every window.
+    """
+
+    tokens: Tokens
+    target: dict[str, torch.Tensor]
+    weight: dict[str, torch.Tensor]
+    total: float
+    n_tokens: int
+
+
+def prepare_inputs(
+    model: Poyo, sampler: Sampler, tokenizer: Tokenizer, data: RunData, step: int
+) -> Inputs:
+    """Return what optimiser step number `step` reads, whatever was read before."""
+    batch = sampler.batch(*divmod(step, sampler.steps()))
+    device = model.frequency_F.device
+    weight = {name: data.weights(batch, name) for name in data.channels}
+    sums = [float(weight[name].sum(dtype=np.float64)) * n for name, n in data.channels.items()]
+    return Inputs(
+        tokens=tokenizer(batch).to(device),
+        target={name: data.normalised(batch, name).to(device) for name in data.channels},
+        weight={name: torch.from_numpy(one).to(device) for name, one in weight.items()},
+        total=sum(sums),
+        n_tokens=len(batch.spike_time) + 2 * len(batch.unit),
+    )
+
+
+def take_step(
+    model: Poyo, optimizer: torch.optim.Optimizer, inputs: Inputs, settings: TrainConfig, step: int
+) -> tuple[float, float]:
+    """Take optimiser step number `step`; return its loss and the norm of its gradient.
+
+    The loss is the squared error of the normalised targets, a weighted mean over all samples and
+    channels of the batch.
+    """
+    model.train()
+    rng = np.random.default_rng([settings.seed, step, 1])
+    torch.manual_seed(int(rng.integers(2**62)))  # dropout of this step
+    predicted = model(inputs.tokens)
+    names = list(inputs.target)
+    loss = weighted_squared_error(
+        [predicted[name] for name in names], list(inputs.target.values()),
+        list(inputs.weight.values()), inputs.total,
+    )  # fmt: skip
+    set_learning_rate(optimizer, step, settings)
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+    optimizer.step()
+    # Asked for at the end, and both at once: a GPU has then been given the whole step.
+    loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
+    return loss_value, norm_value
 
 
 def train_step(
@@ -150,40 +268,20 @@ def train_step(
     settings: TrainConfig,
     step: int,
 ) -> float:
-    """Take optimiser step number `step` and return its loss.
-
-    The loss is the squared error of the normalised targets, averaged over all samples and
-    channels of the batch.
-    """
-    model.train()
-    epoch, at = divmod(step, sampler.steps())
-    batch = sampler.batch(epoch, at)
-    rng = np.random.default_rng([settings.seed, step, 1])
-    torch.manual_seed(int(rng.integers(2**62)))  # dropout of this step
-    tokens = tokenizer(batch)
-    device = model.frequency_F.device
-    predicted = model(tokens.to(device))
-    errors = [
-        (predicted[name] - data.normalised(batch, name).to(device)).square().flatten()
-        for name in data.channels
-    ]
-    all_errors = torch.cat(errors)
-    loss = all_errors.sum() / max(1, len(all_errors))  # behaviour may pause for a whole batch
-    set_learning_rate(optimizer, step, settings)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
-    return loss.item()
+    """Prepare and take optimiser step number `step`, and return its loss."""
+    inputs = prepare_inputs(model, sampler, tokenizer, data, step)
+    return take_step(model, optimizer, inputs, settings, step)[0]
 
 
 def _curve_scores(
     model: Poyo, data: RunData, config: Config, split: str | None
 ) -> dict[str, float]:
+    """Return R² by recording, target and channel, where the recipe scores."""
     if split is None:
         return {}
     scores = {}
     for one in predict(model, data, config, split):
-        for channel, score in zip(one.columns, r2_score(one.truth, one.predicted), strict=True):
+        truth, predicted = one.truth[one.scored], one.predicted[one.scored]
+        for channel, score in zip(one.columns, r2_score(truth, predicted), strict=True):
             scores[f"r2 {one.recording_id} {one.target} {channel}"] = float(score)
     return scores

@@ -41,12 +41,15 @@ def test_a_checkpoint_is_read_as_it_was_written(run):
     weights = {"a": torch.randn(3, 2), "b": torch.randn(5)}
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
     curve = [{"step": 1, "seconds": 0.5, "loss": 0.1}, {"step": 2, "seconds": 1.0, "loss": 0.2}]
-    written = Checkpoint(2, 1.5, weights, optimizer, curve, [0.25, 1 / 3])
+    record = read_run(run)
+    ids = (record.unit_ids, tuple(record.recordings))
+    written = Checkpoint(2, 1.5, weights, optimizer, curve, [0.25, 1 / 3], 9, *ids)
     save_checkpoint(run, written)
     read = load_checkpoint(run)
 
     assert read is not None
     assert (read.step, read.seconds, read.losses) == (2, 1.5, [0.25, 1 / 3])
+    assert (read.total_steps, read.unit_ids, read.recording_ids) == (9, *ids)
     assert read.curve == curve
     assert all(torch.equal(read.model[name], weights[name]) for name in weights)
     assert torch.equal(read.optimizer["state"][0]["exp_avg"], torch.ones(2))
@@ -54,7 +57,7 @@ def test_a_checkpoint_is_read_as_it_was_written(run):
 
 def test_the_curve_is_also_a_table_with_every_column_that_any_row_has(run):
     curve = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "r2 lab/a hand x": -0.5}]
-    save_checkpoint(run, Checkpoint(2, 0.0, {}, {}, curve, []))
+    save_checkpoint(run, Checkpoint(2, 0.0, {}, {}, curve, [], 9, (), ()))
     with (run / "learning_curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -163,7 +166,9 @@ def test_a_checkpoint_of_another_program_is_refused(run):
     sentence(caught)
 
 
-@pytest.mark.parametrize("missing", ["run", "step", "losses"])
+@pytest.mark.parametrize(
+    "missing", ["run", "step", "losses", "total_steps", "unit_ids", "vocabulary_hash"]
+)
 def test_a_checkpoint_without_one_of_its_fields_is_refused(run, missing):
     content = torch.load(run / "checkpoint.pt", weights_only=True)
     del content[missing]
@@ -217,8 +222,76 @@ def test_a_run_of_a_newer_version_is_refused_with_what_to_do(store, run):
         ({"steps": 10}, r"config\.train\.steps is 9, now 10"),
         ({"seed": 4}, r"config\.train\.seed is 0, now 4"),
         ({"learning_rate": 0.5}, r"config\.train\.learning_rate is 0\.002, now 0\.5"),
+        ({"schedule": "one_cycle"}, r"config\.train\.schedule is trapezoid, now one_cycle"),
+        ({"optimizer": "lamb"}, r"config\.train\.optimizer is adamw, now lamb"),
+        ({"precision": "bfloat16"}, r"config\.train\.precision is float32, now bfloat16"),
+        ({"steps": None, "epochs": 2}, r"config\.train\.steps is 9, now 16"),
     ],
 )
+def test_a_run_of_an_older_version_is_refused_with_what_to_do(run):
+    change_json(run / "run.json", format_version=1)
+
+    with pytest.raises(CheckpointError, match="older spikedata.*train again in another --out"):
+        read_run(run)
+
+
+# ------------------------------------------------------------------ rows and schedule
+
+
+def rewrite(run: Path, **changes: object) -> None:
+    """Change fields of a checkpoint, as a program would that keeps its hashes right."""
+    content = torch.load(run / "checkpoint.pt", weights_only=True) | changes
+    fields = {name: content[name] for name in Checkpoint.__dataclass_fields__}
+    if "vocabulary_hash" not in changes:
+        content["vocabulary_hash"] = Checkpoint(**fields).vocabulary_hash
+    torch.save(content, run / "checkpoint.pt")
+
+
+def test_embedding_rows_that_changed_places_are_refused(run):
+    """No checksum of the file sees it: the file is whole."""
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    for table in ("unit_embedding.weight", "recording_embedding.weight"):
+        weights = {**content["model"], table: content["model"][table].flip(0)}
+        rewrite(run, model=weights, vocabulary_hash=content["vocabulary_hash"])
+        with pytest.raises(CheckpointError, match="rows are not those of its units and rec"):
+            load_checkpoint(run)
+
+
+def test_units_in_another_order_than_their_rows_are_refused(run):
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    for name in ("unit_ids", "recording_ids"):
+        swapped = tuple(content[name][::-1])
+        rewrite(run, **{name: swapped}, vocabulary_hash=content["vocabulary_hash"])
+        with pytest.raises(CheckpointError, match="rows are not those of its units and rec"):
+            load_checkpoint(run)
+        rewrite(run, **content)
+
+
+@pytest.mark.parametrize("kind", ["units", "recordings"])
+@pytest.mark.parametrize("change", ["order", "missing", "another"])
+def test_a_checkpoint_with_other_rows_than_the_run_says_is_refused(store, run, kind, change):
+    name = {"units": "unit_ids", "recordings": "recording_ids"}[kind]
+    ids = list(torch.load(run / "checkpoint.pt", weights_only=True)[name])
+    if change == "order":
+        ids[0], ids[1] = ids[1], ids[0]
+    elif change == "missing":
+        del ids[-1]
+    else:
+        ids[0] = "lab/zzz"
+    rewrite(run, **{name: tuple(ids)})
+
+    with pytest.raises(CheckpointError, match=f"other {kind} than run.json, or has them in anoth"):
+        train(store, run, make_config())
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(store, run):
+    """Or its learning rates would jump."""
+    rewrite(run, total_steps=900)
+
+    with pytest.raises(CheckpointError, match=r"other steps than run\.json.* \(900; 9 there\)"):
+        train(store, run, make_config())
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name(store, run, change, says):
     with pytest.raises(ConfigError, match=f"holds a run with other settings: {says}") as caught:
         train(store, run, make_config(**change))

@@ -21,7 +21,9 @@ def test_a_sample_weighs_the_product_of_the_factors_of_the_tables_that_hold_it(g
         for name, some in given_rows.items()
     }
     tables = {
-        name: IntervalSet(*np.array(some, float).reshape(-1, 2).T.copy())
+        name: IntervalSet(
+            np.array([a for a, _ in some], float), np.array([b for _, b in some], float)
+        )
         for name, some in pairs.items()
     }
     expected = []
