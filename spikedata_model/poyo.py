@@ -10,7 +10,7 @@ implementation (torch_brain 0.2.1, ``models/poyo.py``), written here from its ma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,10 @@ from torch import nn
 
 from spikedata_model.attention import attend
 from spikedata_model.config import ModelConfig
-from spikedata_model.rotary import phases, rotary_frequencies, rotate
+from spikedata_model.dropout import drop
+from spikedata_model.errors import VocabularyError
+from spikedata_model.geglu import geglu
+from spikedata_model.rotary import phases, rotary_frequencies
 from spikedata_model.tokenizer import Tokens
 
 __all__ = ["Poyo"]
@@ -29,82 +32,104 @@ MIN_PERIOD_STEPS = 1.6  # rotary periods of at least this many latent steps shap
 FAVOUR = 4.0  # length of the favoured direction beside normalised content
 READOUT_SCALE = 0.125
 
-# Shapes: B windows, N tokens, L latents, M queries, E model width, H heads, D head width,
-# X heads times head width, F rotary frequencies (phases hold D / 2 turns, half of them none),
-# P (type, unit) pairs, C channels of a target, K queries of one target in the batch.
+# Shapes: B windows, J latents of a step and L of a window, T tokens and K queries of all windows
+# together, Z latents of all windows (B L), E model width, H heads, D head width, X = H D,
+# F turns of a head (D / 2, half of them none), P distinct (type, unit) pairs, C channels.
 
 
-class CrossAttention(nn.Module):
+class Block(nn.Module):
+    """What the parts of the model share: a norm in float32, products in the model's precision."""
+
+    kernel: str | None = None  # of `attend`, its own choice when not given
+
+    def __init__(self, dim: int, dropout: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.dropout = dtype, dropout
+        self.norm = nn.LayerNorm(dim)
+
+    def lost(self) -> float:
+        """Return the share to drop: none in evaluation."""
+        return self.dropout if self.training else 0.0
+
+    def project(self, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+        """Return a linear map of rows in the model's precision, whose weights stay float32."""
+        bias = None if linear.bias is None else linear.bias.to(self.dtype)
+        return F.linear(x.to(self.dtype), linear.weight.to(self.dtype), bias)
+
+
+class CrossAttention(Block):
     """Attention of one sequence to another, both normalised first; times enter by rotation."""
 
-    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float, turn_values: bool):
-        super().__init__()
-        self.heads, self.dropout, self.turn_values = heads, dropout, turn_values
-        self.norm = nn.LayerNorm(dim)
+    def __init__(
+        self, dim: int, heads: int, dim_head: int, dropout: float, dtype: torch.dtype, turn: bool
+    ) -> None:
+        super().__init__(dim, dropout, dtype)
+        self.heads, self.turn_values = heads, turn
         self.norm_context = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
         self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
 
-    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values, each of shape (..., H·D), of context rows (..., E)."""
-        keys, values = self.to_kv(self.norm_context(context)).chunk(2, dim=-1)
-        return keys, values
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the queries, (..., X), of rows (..., E)."""
+        return self.project(self.norm(x), self.to_q)
+
+    def keys_values(self, context: torch.Tensor) -> torch.Tensor:
+        """Return keys and values side by side, (..., 2 X), of rows (..., E)."""
+        return self.project(self.norm_context(context), self.to_kv)
 
     def forward(
         self,
-        x_BQE: torch.Tensor,
-        kv_BNX: tuple[torch.Tensor, torch.Tensor],
-        query_phase_BQF: torch.Tensor,
-        context_phase_BNF: torch.Tensor,
-        mask_BN: torch.Tensor | None = None,
+        q_QX: torch.Tensor,
+        kv_TX: torch.Tensor,
+        q_phase_QF: torch.Tensor,
+        k_phase_TF: torch.Tensor,
+        q_offsets: Sequence[int],
+        k_offsets: Sequence[int],
     ) -> torch.Tensor:
-        """Return the update of `x_BQE` from keys and values made by `keys_values`."""
-        q_BQHD = self.to_q(self.norm(x_BQE)).unflatten(-1, (self.heads, -1))
-        q_BQHD = rotate(q_BQHD, query_phase_BQF)
-        k_BNHD, v_BNHD = (part.unflatten(-1, (self.heads, -1)) for part in kv_BNX)
-        k_BNHD = rotate(k_BNHD, context_phase_BNF)
-        if self.turn_values:
-            v_BNHD = rotate(v_BNHD, context_phase_BNF)
-        dropout = self.dropout if self.training else 0.0
-        out_BQHD = attend(q_BQHD, k_BNHD, v_BNHD, mask_BN, dropout)
-        if self.turn_values:
-            out_BQHD = rotate(out_BQHD, query_phase_BQF.conj())
-        return self.to_out(out_BQHD.flatten(-2))
+        """Return the update, (Q, E), of the rows that `queries` saw."""
+        out_QHD = attend(
+            q_QX.unflatten(-1, (self.heads, -1)), kv_TX.unflatten(-1, (2 * self.heads, -1)),
+            q_phase_QF, k_phase_TF, q_offsets, k_offsets,
+            turn_values=self.turn_values, dropout=self.lost(), kernel=self.kernel,
+        )  # fmt: skip
+        return self.project(out_QHD.flatten(-2), self.to_out)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Block):
     """Attention of a normalised sequence to itself; keys, queries and values turn with time."""
 
-    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm = nn.LayerNorm(dim)
+    def __init__(
+        self, dim: int, heads: int, dim_head: int, dropout: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(dim, dropout, dtype)
+        self.heads = heads
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
 
-    def forward(self, x_BLE: torch.Tensor, phase_BLF: torch.Tensor) -> torch.Tensor:
-        """Return the update of `x_BLE`."""
-        qkv_BLHD = self.to_qkv(self.norm(x_BLE)).unflatten(-1, (3 * self.heads, -1))
-        q_BLHD, k_BLHD, v_BLHD = rotate(qkv_BLHD, phase_BLF).chunk(3, dim=-2)
-        out_BLHD = attend(q_BLHD, k_BLHD, v_BLHD, dropout=self.dropout if self.training else 0.0)
-        return self.to_out(rotate(out_BLHD, phase_BLF.conj()).flatten(-2))
+    def forward(
+        self, x_ZE: torch.Tensor, phase_ZF: torch.Tensor, offsets: Sequence[int]
+    ) -> torch.Tensor:
+        """Return the update, (Z, E), of `x_ZE`."""
+        qkv_ZGD = self.project(self.norm(x_ZE), self.to_qkv).unflatten(-1, (3 * self.heads, -1))
+        out_ZHD = attend(
+            qkv_ZGD, None, phase_ZF, phase_ZF, offsets, offsets,
+            turn_values=True, dropout=self.lost(), kernel=self.kernel,
+        )  # fmt: skip
+        return self.project(out_ZHD.flatten(-2), self.to_out)
 
 
-class FeedForward(nn.Module):
-    """GEGLU network of four times the width (arXiv 2002.05202): value times gelu(gate)."""
+class FeedForward(Block):
+    """GEGLU network of four times the width (arXiv 2002.05202): values times gelu(gates)."""
 
-    def __init__(self, dim: int, dropout: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
+    def __init__(self, dim: int, dropout: float, dtype: torch.dtype) -> None:
+        super().__init__(dim, dropout, dtype)
         self.up = nn.Linear(dim, 8 * dim)
         self.down = nn.Linear(4 * dim, dim)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the update of `x`."""
-        value, gate = self.up(self.norm(x)).chunk(2, dim=-1)
-        return self.down(self.dropout(value * F.gelu(gate)))
+        """Return the update, (..., E), of `x`."""
+        return self.project(geglu(self.project(self.norm(x), self.up), self.lost()), self.down)
 
 
 class Poyo(nn.Module):
@@ -119,7 +144,7 @@ class Poyo(nn.Module):
     channels : mapping of str to int
         Width of each target, in the order of the queries' target index.
     precision : {"float32", "bfloat16"}
-        Of matrix products. Weights, norms, softmax and results are float32 in both.
+        Of matrix products. Weights, norms, the residual stream and results are float32 in both.
     """
 
     def __init__(
@@ -131,30 +156,25 @@ class Poyo(nn.Module):
         precision: str = "float32",
     ) -> None:
         super().__init__()
-        self.precision = precision
         dim, dim_head = config.dim, config.dim_head
-        cross = (dim, config.cross_heads, dim_head, config.attention_dropout)
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        cross = (dim, config.cross_heads, dim_head, config.attention_dropout, dtype)
+        within = (dim, config.self_heads, dim_head, config.attention_dropout, dtype)
+        ffn = (dim, config.ffn_dropout, dtype)
         self.config = config
         self.unit_embedding = nn.Embedding(n_units, dim)
         self.recording_embedding = nn.Embedding(n_recordings, dim)
         self.type_embedding = nn.Embedding(3, dim)
         self.latent_embedding = nn.Embedding(config.latents_per_step, dim)
-        self.encoder = CrossAttention(*cross, turn_values=True)
-        self.encoder_ffn = FeedForward(dim, config.ffn_dropout)
+        self.encoder = CrossAttention(*cross, turn=True)
+        self.encoder_ffn = FeedForward(*ffn)
         self.processor = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    SelfAttention(dim, config.self_heads, dim_head, config.attention_dropout),
-                    FeedForward(dim, config.ffn_dropout),
-                ]
-            )
-            for _ in range(config.depth)
+            nn.ModuleList([SelfAttention(*within), FeedForward(*ffn)]) for _ in range(config.depth)
         )
-        self.decoder = CrossAttention(*cross, turn_values=False)
-        self.decoder_ffn = FeedForward(dim, config.ffn_dropout)
+        self.decoder = CrossAttention(*cross, turn=False)
+        self.decoder_ffn = FeedForward(*ffn)
         self.targets = tuple(channels)  # a list of layers: a target's name may hold a dot
         self.readout = nn.ModuleList(nn.Linear(dim, width) for width in channels.values())
-        self.residual_dropout = nn.Dropout(config.residual_dropout)
         steps = math.ceil(config.context / config.latent_step - 1e-9)
         latent_time = (torch.arange(steps) + 0.5) * config.latent_step
         frequency = rotary_frequencies(dim_head // 4, config.t_min, config.t_max)
@@ -187,40 +207,76 @@ class Poyo(nn.Module):
         -------
         dict of str to Tensor, shape (K, C)
             Rows in the order of the target's samples in the batch.
+
+        Raises
+        ------
+        VocabularyError
+            If a token, a window or a query has a row that the model's tables do not have.
         """
-        n_windows = len(tokens.recording_B)
-        latent_phase_LF = phases(self.latent_time_L, self.frequency_F)
-        latent_phase_BLF = latent_phase_LF.expand(n_windows, -1, -1)
+        self._check(tokens)
+        n_windows, n_latents = len(tokens.recording_B), len(self.latent_time_L)
+        latent_offsets = range(0, (n_windows + 1) * n_latents, n_latents)
+        latent_phase_ZF = phases(self.latent_time_L, self.frequency_F).repeat(n_windows, 1)
+        token_phase_TF = phases(tokens.time_T, self.frequency_F)
 
-        # A token's key and value depend on its unit and type alone until they are turned by its
-        # time, so project the small table of all (type, unit) pairs and look the tokens up in it.
-        pair_PE = self.type_embedding.weight[:, None] + self.unit_embedding.weight[None]
-        table_PX = self.encoder.keys_values(pair_PE.flatten(0, 1))
-        row_BN = tokens.type_BN * self.unit_embedding.num_embeddings + tokens.unit_BN
-        kv_BNX = (F.embedding(row_BN, table_PX[0]), F.embedding(row_BN, table_PX[1]))
-        token_phase_BNF = phases(tokens.time_BN, self.frequency_F)
+        # Encode. The latents are the same in all windows, so their queries are made once.
+        n_steps = n_latents // self.config.latents_per_step
+        latent_JE = self.latent_embedding.weight
+        q_ZX = self.encoder.queries(latent_JE).repeat(n_windows * n_steps, 1)
+        z_ZE = latent_JE.repeat(n_windows * n_steps, 1) + self.encoder(
+            q_ZX, self._token_keys_values(tokens), latent_phase_ZF, token_phase_TF,
+            latent_offsets, tokens.token_offsets,
+        )  # fmt: skip
+        z_ZE = z_ZE + self.encoder_ffn(z_ZE)
 
-        n_steps = len(self.latent_time_L) // self.config.latents_per_step
-        z_BLE = self.latent_embedding.weight.repeat(n_steps, 1).expand(n_windows, -1, -1)
-        z_BLE = z_BLE + self.encoder(
-            z_BLE, kv_BNX, latent_phase_BLF, token_phase_BNF, tokens.mask_BN
-        )
-        z_BLE = z_BLE + self.encoder_ffn(z_BLE)
+        # Process.
+        lost = self.config.residual_dropout if self.training else 0.0
         for attention, ffn in self.processor:  # type: ignore[misc]  # pairs by construction
-            z_BLE = z_BLE + self.residual_dropout(attention(z_BLE, latent_phase_BLF))
-            z_BLE = z_BLE + self.residual_dropout(ffn(z_BLE))
+            z_ZE = z_ZE + drop(attention(z_ZE, latent_phase_ZF, latent_offsets), lost)
+            z_ZE = z_ZE + drop(ffn(z_ZE), lost)
 
-        x_BME = self.recording_embedding(tokens.recording_B)[:, None]
-        x_BME = x_BME.expand(-1, tokens.query_time_BM.shape[1], -1)
-        query_phase_BMF = phases(tokens.query_time_BM, self.frequency_F)
-        x_BME = x_BME + self.decoder(
-            x_BME, self.decoder.keys_values(z_BLE), query_phase_BMF, latent_phase_BLF
-        )
-        x_BME = x_BME + self.decoder_ffn(x_BME)
+        # Decode. A query is its recording's embedding, at its time.
+        x_BE = self.recording_embedding(tokens.recording_B)
+        window_K = _window_of(tokens.query_offsets, x_BE.device)
+        query_phase_KF = phases(tokens.query_time_K, self.frequency_F)
+        x_KE = x_BE[window_K] + self.decoder(
+            self.decoder.queries(x_BE)[window_K], self.decoder.keys_values(z_ZE),
+            query_phase_KF, latent_phase_ZF, tokens.query_offsets, latent_offsets,
+        )  # fmt: skip
+        x_KE = x_KE + self.decoder_ffn(x_KE)
         return {
-            name: readout(x_BME[tokens.query_target_BM == index])
+            name: readout(x_KE[tokens.query_target_K == index])
             for index, (name, readout) in enumerate(zip(self.targets, self.readout, strict=True))
         }
+
+    def _check(self, tokens: Tokens) -> None:
+        """Refuse rows that are not there: torch would count -1 from the end of a table."""
+        for what, rows, count in (
+            ("unit", tokens.unit_T, self.unit_embedding.num_embeddings),
+            ("token type", tokens.type_T, self.type_embedding.num_embeddings),
+            ("recording", tokens.recording_B, self.recording_embedding.num_embeddings),
+            ("target", tokens.query_target_K, len(self.targets)),
+        ):
+            if len(rows) and not (0 <= (low := int(rows.min())) and int(rows.max()) < count):
+                raise VocabularyError(
+                    f"The tokens ask for {what} {low if low < 0 else int(rows.max())}; this model "
+                    f"has {count}, from 0: make tokens with the vocabulary it was built for."
+                )
+
+    def _token_keys_values(self, tokens: Tokens) -> torch.Tensor:
+        """Return keys and values, (T, 2 X), of the tokens.
+
+        They depend on a token's type and unit alone until they are turned by its time: those of
+        the distinct pairs are made, and looked up.
+        """
+        n_units = self.unit_embedding.num_embeddings
+        row_T = tokens.type_T.long() * n_units + tokens.unit_T
+        there = torch.zeros(3 * n_units, dtype=torch.bool, device=row_T.device)
+        there[row_T] = True
+        row_P = there.nonzero().squeeze(1)
+        pair_PE = self.type_embedding(row_P // n_units) + self.unit_embedding(row_P % n_units)
+        place_T = (there.cumsum(0) - 1)[row_T]
+        return F.embedding(place_T, self.encoder.keys_values(pair_PE))
 
     @torch.no_grad()
     def _start_local(self) -> None:
@@ -277,3 +333,9 @@ def _direction(dim: int) -> torch.Tensor:
     direction_E = torch.randn(dim)
     direction_E -= direction_E.mean()
     return direction_E / direction_E.norm()
+
+
+def _window_of(offsets: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return the window of every row, (K,), int64."""
+    counts_B = torch.tensor(offsets).diff()
+    return torch.arange(len(counts_B)).repeat_interleave(counts_B).to(device)

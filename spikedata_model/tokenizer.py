@@ -1,4 +1,4 @@
-"""From a batch of windows to the tokens and queries that POYO reads, padded to one length."""
+"""From a batch of windows to the tokens and queries that POYO reads, window after window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from spikedata.batch import Batch
-from spikedata_model.errors import ConfigError
+from spikedata.ragged import join_offsets
+from spikedata_model.errors import ConfigError, VocabularyError
 from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["END", "SPIKE", "START", "Tokenizer", "Tokens"]
@@ -21,37 +22,59 @@ SPIKE, START, END = 0, 1, 2
 ROUNDING = 1e-6  # s, of start and end on a clock that counts from 1970
 
 
+# Shapes: B windows, T tokens and K queries of all windows together.
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The input of `Poyo.forward`: B windows, N tokens and M queries after padding.
+    """The input of `Poyo.forward`: the tokens and queries of B windows, window after window.
 
     Parameters
     ----------
-    unit_BN, type_BN : Tensor of int32
+    unit_T, type_T : Tensor of int32
         Embedding row of the unit, and token type, of each token.
-    time_BN : Tensor of float32
+    time_T : Tensor of float32
         Seconds from the start of the window.
-    mask_BN : Tensor of bool
-        Which tokens are there; the others are padding.
+    token_offsets : tuple of int, length B + 1
+        Window ``i`` has the tokens ``token_offsets[i]:token_offsets[i + 1]``.
     recording_B : Tensor of int64
         Embedding row of each window's recording.
-    query_time_BM : Tensor of float32
+    query_time_K : Tensor of float32
         Times to predict at, in seconds from the start of the window.
-    query_target_BM : Tensor of int64
-        Index of the target that each query asks for; -1 for padding.
+    query_target_K : Tensor of int64
+        Index of the target that each query asks for.
+    query_offsets : tuple of int, length B + 1
+        Window ``i`` has the queries ``query_offsets[i]:query_offsets[i + 1]``.
     """
 
-    unit_BN: torch.Tensor
-    type_BN: torch.Tensor
-    time_BN: torch.Tensor
-    mask_BN: torch.Tensor
+    unit_T: torch.Tensor
+    type_T: torch.Tensor
+    time_T: torch.Tensor
+    token_offsets: tuple[int, ...]
     recording_B: torch.Tensor
-    query_time_BM: torch.Tensor
-    query_target_BM: torch.Tensor
+    query_time_K: torch.Tensor
+    query_target_K: torch.Tensor
+    query_offsets: tuple[int, ...]
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the same tokens on another device."""
-        return Tokens(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Tokens(*(one if isinstance(one, tuple) else one.to(device) for one in values))
+
+    def windows(self, first: int, last: int) -> Tokens:
+        """Return the tokens and queries of windows `first` to `last`, the last not included."""
+        edges, asked = self.token_offsets[first : last + 1], self.query_offsets[first : last + 1]
+        tokens, queries = slice(edges[0], edges[-1]), slice(asked[0], asked[-1])
+        return Tokens(
+            unit_T=self.unit_T[tokens],
+            type_T=self.type_T[tokens],
+            time_T=self.time_T[tokens],
+            token_offsets=tuple(edge - edges[0] for edge in edges),
+            recording_B=self.recording_B[first:last],
+            query_time_K=self.query_time_K[queries],
+            query_target_K=self.query_target_K[queries],
+            query_offsets=tuple(edge - asked[0] for edge in asked),
+        )
 
 
 class Tokenizer:
@@ -72,8 +95,6 @@ class Tokenizer:
         The sampler's recordings.
     context : float
         Longest window in seconds that the model's latents cover.
-    multiple : int
-        The number of tokens a window is padded to is a multiple of this.
 
     Raises
     ------
@@ -88,9 +109,8 @@ class Tokenizer:
         recording_ids: Sequence[str],
         *,
         context: float,
-        multiple: int = 1,
     ) -> None:
-        self.context, self.multiple = context, multiple
+        self.context = context
         rows = vocabulary.unit_rows(unit_ids).astype(np.int32)
         # Rows in the order of the units, as in training, are faster to add than to look up.
         self._shift = rows[0] if len(rows) and np.all(np.diff(rows) == 1) else None
@@ -104,6 +124,8 @@ class Tokenizer:
         ------
         ConfigError
             If a window is longer than the context.
+        VocabularyError
+            If a unit or a recording of the batch is none of the sampler's.
         """
         if np.any(batch.length > self.context + ROUNDING):
             raise ConfigError(
@@ -111,36 +133,39 @@ class Tokenizer:
                 f"{self.context:.6g} s: take shorter windows, or train with a longer "
                 "model.context."
             )
+        _check("unit", len(self._unit_row), batch.unit, batch.spike_unit)
+        _check("recording", len(self._recording_row), batch.recording)
         n_units, n_spikes = np.diff(batch.unit_offsets), np.diff(batch.spike_offsets)
-        count = 2 * n_units + n_spikes
-        width = -(-max(int(count.max(initial=0)), 1) // self.multiple) * self.multiple
-        unit_BN, type_BN = (np.zeros((len(batch), width), np.int32) for _ in range(2))
-        time_BN = np.zeros((len(batch), width), np.float32)
+        offsets = join_offsets(2 * n_units + n_spikes)
+        unit_T, type_T = np.empty(offsets[-1], np.int32), np.zeros(offsets[-1], np.int32)
+        time_T = np.zeros(offsets[-1], np.float32)
         spike, unit = self._rows(batch.spike_unit), self._rows(batch.unit)
-        rows = zip(
-            unit_BN, type_BN, time_BN, batch.length.tolist(),
-            _pieces(unit, batch.unit_offsets),
-            _pieces(spike, batch.spike_offsets), _pieces(batch.spike_time, batch.spike_offsets),
-            strict=True,
-        )  # fmt: skip
-        for unit_N, type_N, time_N, length, own, units, times in rows:
-            start, end = len(own), 2 * len(own)
-            unit_N[:start] = own
-            unit_N[start:end] = own
-            unit_N[end : end + len(units)] = units
-            type_N[:start] = START
-            type_N[start:end] = END
-            time_N[start:end] = length
-            time_N[end : end + len(units)] = times
-        query_time, query_target = _pad_queries(batch)
+        edges, units, spikes = (
+            pairwise(one.tolist()) for one in (offsets, batch.unit_offsets, batch.spike_offsets)
+        )
+        lengths = batch.length.tolist()
+        rows = zip(lengths, edges, units, spikes, strict=True)
+        for length, (first, last), (unit_lo, unit_hi), (lo, hi) in rows:
+            own = unit[unit_lo:unit_hi]
+            end = first + len(own)
+            spike_row = end + len(own)
+            unit_T[first:end] = own
+            unit_T[end:spike_row] = own
+            unit_T[spike_row:last] = spike[lo:hi]
+            type_T[first:end] = START
+            type_T[end:spike_row] = END
+            time_T[end:spike_row] = length
+            time_T[spike_row:last] = batch.spike_time[lo:hi]
+        query_time, query_target, query_offsets = _join_queries(batch)
         return Tokens(
-            unit_BN=torch.from_numpy(unit_BN),
-            type_BN=torch.from_numpy(type_BN),
-            time_BN=torch.from_numpy(time_BN),
-            mask_BN=torch.from_numpy(np.arange(width) < count[:, None]),
+            unit_T=torch.from_numpy(unit_T),
+            type_T=torch.from_numpy(type_T),
+            time_T=torch.from_numpy(time_T),
+            token_offsets=tuple(offsets.tolist()),
             recording_B=torch.from_numpy(self._recording_row[batch.recording]),
-            query_time_BM=query_time,
-            query_target_BM=query_target,
+            query_time_K=query_time,
+            query_target_K=query_target,
+            query_offsets=query_offsets,
         )
 
     def _rows(self, unit: np.ndarray) -> np.ndarray:
@@ -148,23 +173,28 @@ class Tokenizer:
         return self._unit_row.take(unit) if self._shift is None else unit + self._shift
 
 
-def _pieces(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    """Return the values of each window."""
-    edges = offsets.tolist()
-    return [values[first:last] for first, last in pairwise(edges)]
+def _check(kind: str, count: int, *indices: np.ndarray) -> None:
+    """Refuse an index that no unit or recording has; numpy would count -1 from the end."""
+    for index in indices:
+        if len(index) and not 0 <= index.min() <= index.max() < count:
+            found = index.min() if index.min() < 0 else index.max()
+            raise VocabularyError(
+                f"The batch has {kind} number {found}, the tokenizer's sampler {count} of them, "
+                "from 0: give the tokenizer the ids of the sampler that made the batch."
+            )
 
 
-def _pad_queries(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return times and target indices of the queries, target after target in each window."""
+def _join_queries(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Return times, target indices and offsets of the queries, target after target in a window."""
     targets = list(batch.targets.values())
     counts = np.array([np.diff(one.offsets) for one in targets]).reshape(len(targets), len(batch))
-    shape = (len(batch), max(1, int(counts.sum(axis=0).max(initial=0))))
-    time_BM, target_BM = np.zeros(shape, np.float32), np.full(shape, -1, np.int64)
-    place, first = np.arange(shape[1]), np.zeros((len(batch), 1), np.int64)
+    offsets = join_offsets(counts.sum(axis=0))
+    time_K, target_K = np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int64)
+    first_B = offsets[:-1]
     for index, one in enumerate(targets):
-        last = first + counts[index][:, None]
-        mask = (place >= first) & (place < last)
-        time_BM[mask] = one.time
-        target_BM[mask] = index
-        first = last
-    return torch.from_numpy(time_BM), torch.from_numpy(target_BM)
+        # Where a target's samples go: their place among its own, and what comes before in theirs.
+        place = np.arange(len(one.time)) + np.repeat(first_B - one.offsets[:-1], counts[index])
+        time_K[place] = one.time
+        target_K[place] = index
+        first_B = first_B + counts[index]
+    return torch.from_numpy(time_K), torch.from_numpy(target_K), tuple(offsets.tolist())

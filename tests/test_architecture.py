@@ -44,10 +44,11 @@ LAYERS: dict[str, list[set[str]]] = {
          "cli_manifest", "cli_mirror", "cli_options", "console"},
     ],
     "spikedata_model": [
-        {"config", "errors"},
-        {"attention", "rotary", "untrusted", "vocabulary"},
+        {"config", "dropout", "errors", "rotary"},
+        {"geglu", "loss", "untrusted", "vocabulary", "windows"},
+        {"attention"},
         {"data", "poyo", "tokenizer"},
-        {"baselines", "checkpoint", "optim"},
+        {"baselines", "checkpoint", "guards", "journal", "optim"},
         {"evaluate", "weights"},
         {"figures", "published", "report", "train"},
         {"__init__", "cli", "cli_weights"},
@@ -264,9 +265,13 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.cli_weights": {"typer"},
     "spikedata_model.config": {"pydantic"},
     "spikedata_model.data": {"numpy", "torch"},
+    "spikedata_model.dropout": {"numpy", "torch"},
     "spikedata_model.errors": set(),
     "spikedata_model.evaluate": {"numpy", "pyarrow", "pydantic", "torch"},
     "spikedata_model.figures": {"matplotlib", "numpy"},
+    "spikedata_model.geglu": {"torch"},
+    "spikedata_model.guards": {"torch"},
+    "spikedata_model.journal": {"numpy", "torch"},
     "spikedata_model.loss": {"numpy", "torch"},
     "spikedata_model.optim": {"torch"},
     "spikedata_model.poyo": {"torch"},
@@ -278,6 +283,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.untrusted": {"torch"},
     "spikedata_model.vocabulary": {"numpy"},
     "spikedata_model.weights": {"pydantic", "torch"},
+    "spikedata_model.windows": {"torch"},
 }
 
 SEEN_BY_THE_MODEL = {

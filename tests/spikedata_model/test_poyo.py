@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from spikedata.intervals import IntervalSet
 from spikedata.sampler import Sampler
 from spikedata_model.attention import attend_plain
 from spikedata_model.config import ModelConfig
+from spikedata_model.errors import VocabularyError
 from spikedata_model.poyo import CrossAttention, FeedForward, Poyo
 from spikedata_model.rotary import phases, rotate
 from spikedata_model.tokenizer import END, SPIKE, START, Tokenizer, Tokens
@@ -50,15 +52,8 @@ def make_tokens(seed: int = 0, size: int = 5, window: object = (0.3, 1.0)) -> To
 
 
 def only(tokens: Tokens, row: int) -> Tokens:
-    """Return one window, without padding."""
-    there, asked = tokens.mask_BN[row], tokens.query_target_BM[row] >= 0
-    return Tokens(
-        *(part[row][there][None] for part in (tokens.unit_BN, tokens.type_BN, tokens.time_BN)),
-        mask_BN=torch.ones(1, int(there.sum()), dtype=torch.bool),
-        recording_B=tokens.recording_B[row][None],
-        query_time_BM=tokens.query_time_BM[row][asked][None],
-        query_target_BM=tokens.query_target_BM[row][asked][None],
-    )
+    """Return one window."""
+    return tokens.windows(row, row + 1)
 
 
 def assert_close(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
@@ -82,7 +77,7 @@ def read_plainly(
     v_NHD = values.unflatten(-1, (layer.heads, -1))
     if layer.turn_values:
         v_NHD = rotate(v_NHD, key)
-    out_QHD = attend_plain(q_QHD[None], k_NHD[None], v_NHD[None])[0]
+    out_QHD = attend_plain(q_QHD, k_NHD, v_NHD, (0, len(q_QHD)), (0, len(k_NHD)))
     if layer.turn_values:
         out_QHD = rotate(out_QHD, query.conj())
     return layer.to_out(out_QHD.flatten(-2))
@@ -101,7 +96,7 @@ def predict_plainly(model: Poyo, tokens: Tokens) -> dict[str, torch.Tensor]:
         one = only(tokens, row)
         embedded = [
             model.unit_embedding.weight[unit] + model.type_embedding.weight[kind]
-            for unit, kind in zip(one.unit_BN[0], one.type_BN[0], strict=True)
+            for unit, kind in zip(one.unit_T, one.type_T, strict=True)
         ]
         steps = math.ceil(config.context / config.latent_step)
         latents = [
@@ -112,17 +107,18 @@ def predict_plainly(model: Poyo, tokens: Tokens) -> dict[str, torch.Tensor]:
         z_LE = torch.stack([weight for weight, _ in latents])
         at_L = torch.tensor([time for _, time in latents])
         z_LE = z_LE + read_plainly(
-            model.encoder, z_LE, torch.stack(embedded), at_L, one.time_BN[0], omega
+            model.encoder, z_LE, torch.stack(embedded), at_L, one.time_T, omega
         )
         z_LE = z_LE + feed_plainly(model.encoder_ffn, z_LE)
         turn = phases(at_L, omega)
         for attention, ffn in model.processor:
             qkv = attention.to_qkv(attention.norm(z_LE)).chunk(3, dim=-1)
-            q, k, v = (rotate(x.unflatten(-1, (attention.heads, -1)), turn)[None] for x in qkv)
-            out_LX = rotate(attend_plain(q, k, v)[0], turn.conj()).flatten(-2)
+            q, k, v = (rotate(x.unflatten(-1, (attention.heads, -1)), turn) for x in qkv)
+            ends = (0, len(z_LE))
+            out_LX = rotate(attend_plain(q, k, v, ends, ends), turn.conj()).flatten(-2)
             z_LE = z_LE + attention.to_out(out_LX)
             z_LE = z_LE + feed_plainly(ffn, z_LE)
-        for time, target in zip(one.query_time_BM[0], one.query_target_BM[0], strict=True):
+        for time, target in zip(one.query_time_K, one.query_target_K, strict=True):
             x_QE = model.recording_embedding.weight[one.recording_B]
             x_QE = x_QE + read_plainly(model.decoder, x_QE, z_LE, time[None], at_L, omega)
             x_QE = x_QE + feed_plainly(model.decoder_ffn, x_QE)
@@ -150,32 +146,33 @@ def test_a_window_alone_is_predicted_as_in_a_batch_with_longer_and_shorter_ones(
         together = model(tokens)
         alone = [model(only(tokens, row)) for row in range(6)]
 
-    assert not tokens.mask_BN.all()
+    assert len({end - start for start, end in pairwise(tokens.token_offsets)}) > 1
     assert_close({name: torch.cat([one[name] for one in alone]) for name in CHANNELS}, together)
 
 
-def test_what_stands_in_the_padding_does_not_matter():
-    model, tokens = make_model(), make_tokens()
-    padding, unasked = ~tokens.mask_BN, tokens.query_target_BM < 0
-    other = replace(
-        tokens,
-        unit_BN=tokens.unit_BN.masked_fill(padding, 5),
-        type_BN=tokens.type_BN.masked_fill(padding, END),
-        time_BN=tokens.time_BN.masked_fill(padding, 0.37),
-        query_time_BM=tokens.query_time_BM.masked_fill(unasked, 0.9),
-    )
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("kernel", ["padded", "jagged"])
+def test_every_kernel_of_attention_predicts_and_learns_the_same(init, kernel):
+    """Windows one after another, padded to the longest, or nested: packed and padded agree."""
+    tokens, found = make_tokens(), []
+    for name in ("windows", kernel):
+        model = make_model(init, depth=2)
+        for part in model.modules():
+            part.kernel = name
+        predicted = model(tokens)
+        sum(one.square().sum() for one in predicted.values()).backward()
+        gradients = {name: one.grad for name, one in model.named_parameters()}
+        found.append(({name: one.detach() for name, one in predicted.items()}, gradients))
 
-    with torch.no_grad():
-        assert_close(model(tokens), model(other))
+    assert_close(found[0][0], found[1][0])
+    assert_close(found[0][1], found[1][1])
 
 
 @given(st.integers(0, 20))
 def test_the_order_of_tokens_does_not_matter(seed):
-    model, tokens = make_model(), make_tokens()
-    generator = torch.Generator().manual_seed(seed)
-    order_N = torch.randperm(tokens.mask_BN.shape[1], generator=generator)
-    parts = {name: getattr(tokens, name)[:, order_N] for name in tokens.__dataclass_fields__
-             if name.endswith("_BN")}  # fmt: skip
+    model, tokens = make_model(), only(make_tokens(), 0)
+    order_T = torch.randperm(len(tokens.unit_T), generator=torch.Generator().manual_seed(seed))
+    parts = {name: getattr(tokens, name)[order_T] for name in ("unit_T", "type_T", "time_T")}
 
     with torch.no_grad():
         assert_close(model(tokens), model(replace(tokens, **parts)))
@@ -202,16 +199,15 @@ def test_the_order_of_units_in_the_recording_does_not_matter():
 
 def test_a_window_does_not_see_the_others_of_its_batch():
     model, tokens = make_model(), make_tokens()
-    changed = replace(
-        tokens,
-        time_BN=torch.cat([tokens.time_BN[:1], 0.5 * tokens.time_BN[1:]]),
-        unit_BN=torch.cat([tokens.unit_BN[:1], tokens.unit_BN[1:].flip(0)]),
-    )
+    own = slice(tokens.token_offsets[1], None)
+    time_T, unit_T = tokens.time_T.clone(), tokens.unit_T.clone()
+    time_T[own] *= 0.5
+    unit_T[own] = tokens.unit_T[own].flip(0)
     with torch.no_grad():
-        before, after = model(tokens), model(changed)
+        before, after = model(tokens), model(replace(tokens, time_T=time_T, unit_T=unit_T))
 
     for index, name in enumerate(CHANNELS):
-        own = int((tokens.query_target_BM[0] == index).sum())
+        own = int((only(tokens, 0).query_target_K == index).sum())
         torch.testing.assert_close(before[name][:own], after[name][:own])
         assert not torch.isclose(before[name][own:], after[name][own:]).all()
 
@@ -221,13 +217,28 @@ def test_a_query_does_not_see_the_others():
     with torch.no_grad():
         together = model(tokens)
         single = [
-            model(replace(tokens, query_time_BM=time[None], query_target_BM=target[None]))
-            for time, target in zip(
-                tokens.query_time_BM[0][:, None], tokens.query_target_BM[0][:, None], strict=True
+            model(
+                replace(
+                    tokens,
+                    query_time_K=tokens.query_time_K[row : row + 1],
+                    query_target_K=tokens.query_target_K[row : row + 1],
+                    query_offsets=(0, 1),
+                )
             )
+            for row in range(len(tokens.query_time_K))
         ]
 
     assert_close({name: torch.cat([one[name] for one in single]) for name in CHANNELS}, together)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_windows_taken_apart_predict_as_together(cut):
+    model, tokens = make_model(), make_tokens(size=6)
+    with torch.no_grad():
+        parts = [model(tokens.windows(at, min(at + cut, 6))) for at in range(0, 6, cut)]
+        together = model(tokens)
+
+    assert_close({name: torch.cat([one[name] for one in parts]) for name in CHANNELS}, together)
 
 
 # ------------------------------------------------------------------ what must matter
@@ -235,15 +246,15 @@ def test_a_query_does_not_see_the_others():
 
 def test_moving_one_spike_or_giving_it_to_another_unit_changes_predictions():
     model, tokens = make_model(), only(make_tokens(), 0)
-    spike = int((tokens.type_BN[0] == SPIKE).nonzero()[0])
-    moved, given_away = tokens.time_BN.clone(), tokens.unit_BN.clone()
-    moved[0, spike] += 0.1
-    given_away[0, spike] += 1
+    spike = int((tokens.type_T == SPIKE).nonzero()[0])
+    moved, given_away = tokens.time_T.clone(), tokens.unit_T.clone()
+    moved[spike] += 0.1
+    given_away[spike] += 1
     with torch.no_grad():
         before = model(tokens)["hand"]
         after = [
-            model(replace(tokens, time_BN=moved))["hand"],
-            model(replace(tokens, unit_BN=given_away))["hand"],
+            model(replace(tokens, time_T=moved))["hand"],
+            model(replace(tokens, unit_T=given_away))["hand"],
         ]
 
     assert all(not torch.allclose(before, one, atol=1e-5) for one in after)
@@ -256,12 +267,14 @@ def test_the_delimiters_of_a_silent_unit_matter(kind):
     tokens = Tokenizer(VOCABULARY, sampler.unit_ids, sampler.recording_ids, context=1.0)(
         sampler.batch(0, 0)
     )
-    assert not (tokens.type_BN == SPIKE).any()
-    mask_BN = tokens.mask_BN & ~((tokens.unit_BN == 3) & (tokens.type_BN == kind))
+    assert not (tokens.type_T == SPIKE).any()
+    kept_T = ~((tokens.unit_T == 3) & (tokens.type_T == kind))
+    parts = {name: getattr(tokens, name)[kept_T] for name in ("unit_T", "type_T", "time_T")}
+    fewer = replace(tokens, **parts, token_offsets=(0, int(kept_T.sum())))
     model = make_model()
 
     with torch.no_grad():
-        before, after = model(tokens)["hand"], model(replace(tokens, mask_BN=mask_BN))["hand"]
+        before, after = model(tokens)["hand"], model(fewer)["hand"]
     assert not torch.allclose(before, after, atol=1e-5)
 
 
@@ -337,15 +350,56 @@ def test_every_latent_is_one_of_a_step_and_lies_at_its_middle():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "sentence"),
+    [
+        ("unit_T", -1, "unit -1; this model has 7"),
+        ("unit_T", 7, "unit 7; this model has 7"),
+        ("type_T", 3, "token type 3; this model has 3"),
+        ("recording_B", -1, "recording -1; this model has 2"),
+        ("query_target_K", 2, "target 2; this model has 2"),
+    ],
+)
+def test_rows_that_are_not_there_are_refused_and_never_counted_from_the_end(name, row, sentence):
+    tokens = make_tokens()
+    rows = getattr(tokens, name).clone()
+    rows[1] = row
+
+    with pytest.raises(VocabularyError, match=sentence):
+        make_model()(replace(tokens, **{name: rows}))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_bfloat16_predicts_nearly_the_same_and_keeps_weights_in_float32(init):
+    model, tokens = make_model(init), make_tokens()
+    torch.manual_seed(0)
+    half = Poyo(model.config, 7, 2, CHANNELS, precision="bfloat16")
+    half.load_state_dict(model.state_dict())
+    predicted = half.eval()(tokens)
+    sum(one.square().sum() for one in predicted.values()).backward()
+    with torch.no_grad():
+        exact = model(tokens)
+
+    for name, one in predicted.items():
+        assert one.dtype == torch.float32
+        difference = (one - exact[name]).square().mean().sqrt() / exact[name].std()
+        assert 0 < difference < 0.05
+    assert {one.dtype for one in half.parameters()} == {torch.float32}
+    assert {one.grad.dtype for one in half.parameters()} == {torch.float32}
+
+
 def test_a_checkpoint_holds_weights_and_nothing_that_the_configuration_gives():
     assert set(make_model().state_dict()) == {name for name, _ in make_model().named_parameters()}
 
 
 def test_a_window_without_tokens_still_gives_finite_predictions_and_gradients():
     model, tokens = make_model().train(), make_tokens()
-    mask_BN = tokens.mask_BN.clone()
-    mask_BN[1] = False
-    predicted = model(replace(tokens, mask_BN=mask_BN))
+    first, last = tokens.token_offsets[1:3]
+    there = torch.arange(len(tokens.unit_T))
+    there = (there < first) | (there >= last)
+    parts = {name: getattr(tokens, name)[there] for name in ("unit_T", "type_T", "time_T")}
+    edges = tuple(e - (last - first) * (e >= last) for e in tokens.token_offsets)
+    predicted = model(replace(tokens, **parts, token_offsets=edges))
     sum(one.sum() for one in predicted.values()).backward()
 
     assert all(one.isfinite().all() for one in predicted.values())
@@ -362,7 +416,7 @@ def encoder_weights(model: Poyo, kind: int, time_N: torch.Tensor) -> torch.Tenso
     """
     encoder, omega = model.encoder, model.frequency_F
     pair_E = model.type_embedding.weight[kind] + model.unit_embedding.weight[0]
-    k_HD = encoder.keys_values(pair_E)[0].unflatten(-1, (encoder.heads, -1))
+    k_HD, _ = encoder.keys_values(pair_E).unflatten(-1, (2 * encoder.heads, -1)).chunk(2)
     k_NHD = rotate(k_HD.expand(len(time_N), -1, -1), phases(time_N, omega))
     steps = len(model.latent_time_L) // model.config.latents_per_step
     z_LE = model.latent_embedding.weight.repeat(steps, 1)

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata_model.attention import attend_plain
 from spikedata_model.rotary import phases, rotary_frequencies, rotate
 
 FREQUENCY_F = rotary_frequencies(4, 0.1, 2.0)
@@ -59,21 +58,6 @@ def test_rotation_keeps_the_type_of_its_input():
     x_NHD = torch.randn(7, 2, 16, dtype=torch.bfloat16)
 
     assert rotate(x_NHD, phases(torch.rand(7), FREQUENCY_F)).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("shift", [-0.7, 0.123, 5.0])
-def test_scores_and_turned_values_depend_on_time_differences_alone(shift):
-    q_BQHD, k_BNHD, v_BNHD = (torch.randn(2, n, 2, 16) for n in (3, 6, 6))
-    query_time_BQ, key_time_BN = torch.rand(2, 3), torch.rand(2, 6)
-
-    def seen(offset: float) -> torch.Tensor:
-        query = phases(query_time_BQ + offset, FREQUENCY_F)
-        key = phases(key_time_BN + offset, FREQUENCY_F)
-        out = attend_plain(rotate(q_BQHD, query), rotate(k_BNHD, key), rotate(v_BNHD, key))
-        return rotate(out, query.conj())
-
-    torch.testing.assert_close(seen(shift), seen(0.0), rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(seen(0.0), attend_plain(q_BQHD, k_BNHD, v_BNHD), atol=1e-2)
 
 
 def test_periods_are_evenly_spaced_in_log_time_between_both_ends():

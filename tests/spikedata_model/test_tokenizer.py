@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,9 +65,8 @@ def tokens_by_loop(
 
 
 def tokens_of(tokens: Tokens, row: int) -> list[tuple[int, str, float]]:
-    there = tokens.mask_BN[row]
-    parts = (tokens.type_BN, tokens.unit_BN, tokens.time_BN)
-    columns = (part[row][there].tolist() for part in parts)
+    own = slice(*tokens.token_offsets[row : row + 2])
+    columns = (part[own].tolist() for part in (tokens.type_T, tokens.unit_T, tokens.time_T))
     return sorted((k, VOCABULARY.unit_ids[u], t) for k, u, t in zip(*columns, strict=True))
 
 
@@ -87,8 +87,8 @@ def test_tokens_are_those_that_a_loop_over_the_recording_finds(seed, step, batch
 
     for row in range(len(batch)):
         assert tokens_by_loop(sampler, batch, row, silenced) == tokens_of(tokens, row)
-    longest = max(len(tokens_of(tokens, row)) for row in range(len(batch)))
-    assert tokens.mask_BN.shape == (len(batch), max(1, longest))
+    assert len(tokens.token_offsets) == len(batch) + 1
+    assert tokens.token_offsets[-1] == len(tokens.unit_T)
     assert VOCABULARY.recording_ids[0] == "other/x"
     rows = tokens.recording_B.tolist()
     assert [VOCABULARY.recording_ids[row] for row in rows] == [
@@ -103,18 +103,19 @@ def test_queries_are_the_samples_of_each_target_in_the_order_of_the_batch(seed, 
     tokens = tokenizer_of(sampler)(batch)
 
     for index, one in enumerate(batch.targets.values()):
-        chosen = tokens.query_target_BM == index
-        assert np.array_equal(one.time, tokens.query_time_BM[chosen].numpy())
-        assert np.diff(one.offsets).tolist() == chosen.sum(dim=1).tolist()
-    per_window = (tokens.query_target_BM >= 0).sum(dim=1)
-    assert tokens.query_target_BM.shape[1] == max(1, int(per_window.max()))
+        chosen = tokens.query_target_K == index
+        assert np.array_equal(one.time, tokens.query_time_K[chosen].numpy())
+        windows = (tokens.windows(row, row + 1) for row in range(len(batch)))
+        counts = [int((window.query_target_K == index).sum()) for window in windows]
+        assert np.diff(one.offsets).tolist() == counts
+    assert tokens.query_offsets[-1] == sum(len(one.time) for one in batch.targets.values())
 
 
 def test_every_unit_has_both_delimiters_the_silent_ones_too():
     sampler = sampler_of(window=0.5, recording_ids=["lab/c"])
     tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
 
-    for row in range(len(tokens.mask_BN)):
+    for row in range(len(tokens.recording_B)):
         assert tokens_of(tokens, row) == sorted(
             [(START, f"lab/c/u{n}", 0.0) for n in range(3)]
             + [(END, f"lab/c/u{n}", 0.5) for n in range(3)]
@@ -127,8 +128,8 @@ def test_a_window_whose_units_are_all_silenced_has_no_token():
     silenced = np.zeros((len(batch), len(sampler.unit_ids)), bool)
     silenced[1] = True
 
-    mask_BN = tokenizer_of(sampler)(without_units(batch, silenced)).mask_BN
-    assert mask_BN.any(dim=1).tolist() == [True, False, True, True, True]
+    tokens = tokenizer_of(sampler)(without_units(batch, silenced))
+    assert (np.diff(tokens.token_offsets) > 0).tolist() == [True, False, True, True, True]
 
 
 def test_windows_without_samples_have_no_query():
@@ -136,7 +137,7 @@ def test_windows_without_samples_have_no_query():
     batch = sampler.gather(np.array([0, 0]), np.array([1.01, 1.0]), np.array([1.02, 1.01]))
     tokens = tokenizer_of(sampler)(batch)
 
-    assert tokens.query_target_BM.tolist() == [[-1], [0]]
+    assert tokens.query_offsets == (0, 0, 1)
 
 
 def test_a_window_longer_than_the_context_is_refused():
@@ -155,7 +156,7 @@ def test_windows_far_from_zero_are_not_longer_than_they_were_asked_to_be(start):
 
     known = Vocabulary(tuple(recording.unit_ids), ("lab/a",))
     tokens = Tokenizer(known, sampler.unit_ids, sampler.recording_ids, context=0.4)(batch)
-    assert float(tokens.time_BN.max()) == pytest.approx(0.4, abs=1e-6)
+    assert float(tokens.time_T.max()) == pytest.approx(0.4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -172,28 +173,40 @@ def test_what_the_model_does_not_know_is_refused(vocabulary, kind):
         Tokenizer(vocabulary, sampler.unit_ids, sampler.recording_ids, context=1.0)
 
 
-@given(st.integers(1, 6), st.sampled_from([1, 8, 64]))
-def test_windows_are_padded_to_a_multiple_and_hold_the_same_tokens(batch_size, multiple):
+@given(st.integers(1, 6), st.data())
+def test_some_windows_are_the_tokens_and_queries_that_they_were_in_the_batch(batch_size, data):
     sampler = sampler_of(batch_size=batch_size)
-    batch = sampler.batch(0, 0)
-    plain, padded = tokenizer_of(sampler)(batch), tokenizer_of(sampler, multiple=multiple)(batch)
-
-    width = plain.mask_BN.shape[1]
-    assert padded.mask_BN.shape[1] == -(-width // multiple) * multiple
-    for row in range(len(batch)):
-        assert tokens_of(plain, row) == tokens_of(padded, row)
-
-
-def test_padding_is_the_only_part_that_the_mask_leaves_out():
-    sampler = sampler_of(batch_size=6)
     tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
-    counts = tokens.mask_BN.sum(dim=1)
+    first = data.draw(st.integers(0, batch_size - 1))
+    last = data.draw(st.integers(first + 1, batch_size))
+    some = tokens.windows(first, last)
 
-    assert len(set(counts.tolist())) > 1
-    place_N = torch.arange(tokens.mask_BN.shape[1])
-    assert torch.equal(tokens.mask_BN, place_N < counts[:, None])
-    for part in (tokens.unit_BN, tokens.type_BN, tokens.time_BN):
-        assert not part[~tokens.mask_BN].any()
+    assert some.token_offsets[0] == some.query_offsets[0] == 0
+    for row in range(last - first):
+        assert tokens_of(tokens, first + row) == tokens_of(some, row)
+        whole, part = (
+            (one.query_time_K[slice(*one.query_offsets[at : at + 2])].tolist(), one.recording_B[at])
+            for one, at in ((tokens, first + row), (some, row))
+        )
+        assert whole == part
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "sentence"),
+    [
+        ("spike_unit", -1, "unit number -1, the tokenizer's sampler 9"),
+        ("unit", 9, "unit number 9, the tokenizer's sampler 9"),
+        ("recording", 3, "recording number 3, the tokenizer's sampler 3"),
+    ],
+)
+def test_indices_that_the_sampler_does_not_have_are_refused(name, index, sentence):
+    sampler = sampler_of()
+    batch = sampler.batch(0, 0)
+    wrong = getattr(batch, name).copy()
+    wrong[0] = index
+
+    with pytest.raises(VocabularyError, match=sentence):
+        tokenizer_of(sampler)(replace(batch, **{name: wrong}))
 
 
 def test_moving_tokens_to_a_device_keeps_them():
@@ -201,5 +214,6 @@ def test_moving_tokens_to_a_device_keeps_them():
     tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
     moved = tokens.to("meta")
 
-    assert moved.mask_BN.device.type == "meta"
-    assert moved.mask_BN.shape == tokens.mask_BN.shape
+    assert moved.unit_T.device.type == "meta"
+    assert moved.unit_T.shape == tokens.unit_T.shape
+    assert moved.token_offsets == tokens.token_offsets
