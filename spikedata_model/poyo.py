@@ -257,7 +257,7 @@ class Poyo(nn.Module):
             ("recording", tokens.recording_B, self.recording_embedding.num_embeddings),
             ("target", tokens.query_target_K, len(self.targets)),
         ):
-            if len(rows) and not (0 <= (low := int(rows.min())) and int(rows.max()) < count):
+            if len(rows) and not ((low := int(rows.min())) >= 0 and int(rows.max()) < count):
                 raise VocabularyError(
                     f"The tokens ask for {what} {low if low < 0 else int(rows.max())}; this model "
                     f"has {count}, from 0: make tokens with the vocabulary it was built for."

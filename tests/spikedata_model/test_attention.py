@@ -91,7 +91,8 @@ def test_a_window_without_any_key_gives_zeros_and_leaves_its_neighbours_alone(ke
     together.sum().backward()
 
     assert not together[:3].any()
-    assert x_QGD.grad.isfinite().all() and context_TGD.grad.isfinite().all()
+    assert x_QGD.grad.isfinite().all()
+    assert context_TGD.grad.isfinite().all()
     assert not x_QGD.grad[:3].any()
     if not dropout:
         alone = attend(
