@@ -1,193 +1,253 @@
-"""Measure after how many seconds of training POYO passes a linear decoder on one recording.
+"""Measure after how many seconds of training POYO passes a linear decoder, ours and torch_brain's.
 
-Beside the floor (Wiener filters, causal and centred, fitted on the same training split) and the
-neighbour (torch_brain's POYO, run by ``torch_brain_poyo.py`` in an environment of its own, on the
-same arrays, split and score). Curves are over the test split: no setting was chosen on it, presets
-and the neighbour's settings were tuned on the validation part of the training time.
+The question: how soon is the model of use? On every recording both sides get the same arrays,
+split, score, number of settings, seeds and seconds. First each setting runs once, with the first
+seed; the best by R² on the split "valid" at the end of its run then runs with the other seeds. What
+counts is the first evaluation on the split "test", every channel, that is at or above the better of
+two Wiener filters (causal and centred) fitted on the same training split.
 
-    python benchmarks/bench_learning.py --store STORE --recording stevenson2011/random_target \
-        --seeds 0 1 2 --neighbour python-with-torch-brain --out benchmarks/results/learning.json
+    python benchmarks/bench_learning.py --store STORE \
+        --recordings stevenson2011/random_target@tuning --synthetic center_out:0 \
+        --torch-brain PYTHON --results FOLDER --out benchmarks/results/useful.json
+
+Every run is kept in --results: a sweep that was cut off, by --budget or by hand, goes on from
+there. A synthetic session is `spikedata.testing.reaching.make_reaching_session`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import write_result
+from learning_runs import (
+    Task,
+    is_kept,
+    kept,
+    level_of,
+    seconds_until,
+    tasks_of,
+    train_ours,
+    train_theirs,
+    wiener,
+)
 
-from spikedata.store import Store
-from spikedata_model.baselines import wiener_predict
-from spikedata_model.config import load_config
-from spikedata_model.evaluate import r2_score
-from spikedata_model.train import train
+RATES = ("2.5e-4", "5e-4", "1e-3")  # around the best of both in earlier sweeps
+SMALL = (
+    "--warmup 0.05 --grad-clip 1 --dim 128 --depth 2 --dim-head 32 --cross-heads 2 --self-heads 4 "
+    "--latents-per-step 4 --batch-size 16 --dropouts 0 0 0"
+)
+"""torch_brain's POYO in the size of our preset: its 1.3M passes no filter in these times."""
 
-HERE = Path(__file__).resolve().parent
-
-
-def floor(store: Store, recording_id: str, scheme: str | None) -> dict[str, dict[str, object]]:
-    """Return R² and seconds of the Wiener filters on the test split."""
-    recording = store[recording_id]
-    target = recording.targets[0]
-    series = recording.series[target]
-    fit, test = recording.split("train", scheme), recording.split("test", scheme)
-    rows = [slice(*one) for one in zip(*series.bounds(test.start, test.end), strict=True)]
-    truth = np.concatenate([np.asarray(series.values[one], np.float64) for one in rows])
-    results = {}
-    for name, causal in (("wiener causal", True), ("wiener centred", False)):
-        began = time.perf_counter()
-        predicted = wiener_predict(recording, target, fit, test, causal=causal)
-        results[name] = {
-            "r2": r2_score(truth, predicted).tolist(),
-            "seconds": time.perf_counter() - began,
-        }
-    return results
+OVERHEAD = 0.35  # of a run's seconds: evaluations, start; for the estimate alone
 
 
-def ours(
-    store: Store, recording_id: str, scheme: str | None, preset: str, settings: list[str], seed: int
-) -> dict[str, object]:
-    """Return the learning curve of one training run on the test split."""
-    fixed = ["train.curve_split=test", f"train.seed={seed}"]
-    if scheme is not None:
-        fixed.append(f"data.scheme={scheme}")
-    config = load_config(preset, [*fixed, *settings])
-    with tempfile.TemporaryDirectory() as folder:
-        end = train(store, Path(folder) / "run", config, recording_ids=[recording_id])
-    rows = [
-        {
-            "train_seconds": row["seconds"],
-            "step": row["step"],
-            "r2": [value for name, value in row.items() if name.startswith("r2 ")],
-            "train_loss": row["loss"],
-        }
-        for row in end.curve
-    ]
-    parameters = sum(weight.numel() for weight in end.model.values())
-    return {"seed": seed, "preset": preset, "parameters": parameters, "rows": rows,
-            "config": config.model_dump(mode="json")}  # fmt: skip
+@dataclass(frozen=True)
+class Side:
+    """One implementation, its settings, and what runs it (task, setting, seed, seconds)."""
+
+    name: str
+    settings: tuple[str, ...]
+    train: Callable[[Task, str, int, float], dict]
+    base: str  # what all settings share; part of the key
 
 
-def export_arrays(store: Store, recording_id: str, scheme: str | None, path: Path) -> None:
-    """Write the arrays that ``torch_brain_poyo.py`` reads."""
-    recording = store[recording_id]
-    series = recording.series[recording.targets[0]]
-    fit, test = recording.split("train", scheme), recording.split("test", scheme)
-    np.savez(
-        path,
-        spike_time=recording.spike_time,
-        spike_unit=recording.spike_unit,
-        n_units=recording.n_units,
-        target_time=series.times(),
-        target_values=np.asarray(series.values, np.float32),
-        train_start=fit.start,
-        train_end=fit.end,
-        test_start=test.start,
-        test_end=test.end,
-    )
+class Budget:
+    """Says whether another run may begin."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes
+        self.missing = 0
+
+    def allows(self) -> bool:
+        """Count the run as missing if the time is up."""
+        late = time.monotonic() > self.until
+        self.missing += late
+        return not late
 
 
-def neighbour(
-    store: Store, recording_id: str, scheme: str | None, python: str, arguments: str
-) -> dict[str, object]:
-    """Return what ``torch_brain_poyo.py`` reports of the same recording."""
-    with tempfile.TemporaryDirectory() as folder:
-        data, out = Path(folder) / "recording.npz", Path(folder) / "curve.json"
-        export_arrays(store, recording_id, scheme, data)
-        script = str(HERE / "torch_brain_poyo.py")
-        command = [python, script, "--data", str(data), "--out", str(out), *shlex.split(arguments)]
-        subprocess.run(command, check=True)
-        result = json.loads(out.read_text())
-    result["config"].pop("data", None)
-    result["config"].pop("out", None)
-    return {"arguments": arguments, **result}
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def seconds_until(rows: list[dict], levels: list[float]) -> float | None:
-    """Return when a curve first had every channel at or above its level, or nothing."""
-    for row in rows:
-        if all(value >= level for value, level in zip(row["r2"], levels, strict=True)):
-            return row["train_seconds"]
-    return None
+# ------------------------------------------------------------------ the sweep
+
+
+def key_of(task: Task, side: Side, setting: str, seed: int, args: argparse.Namespace) -> dict:
+    """Return all that a run's result depends on, but the code and the machine."""
+    return {"side": side.name, "recording": task.recording_id, "scheme": task.scheme,
+            "setting": setting, "seed": seed, "seconds": args.seconds,
+            "base": side.base}  # fmt: skip
+
+
+def one_run(
+    task: Task, side: Side, setting: str, seed: int, args: argparse.Namespace, budget: Budget
+) -> dict | None:
+    """Return one run, from --results or anew, or nothing if the time is up."""
+    key = key_of(task, side, setting, seed, args)
+    if not is_kept(args.results, key) and not budget.allows():
+        return None
+    found = kept(args.results, key, partial(side.train, task, setting, seed, args.seconds))
+    last = found["rows"][-1]
+    say(f"{side.name}, {task.recording_id}, {setting}, seed {seed}: R² "
+        f"{np.mean(last['r2']):.3f} after {last['train_seconds']:.0f} s")  # fmt: skip
+    return {"setting": setting, "seed": seed, **found}
+
+
+def best_of(runs: list[dict]) -> str:
+    """Return the setting with the highest R² on the split "valid", the mean over channels."""
+    return max(runs, key=lambda one: np.mean(one["valid_r2"]))["setting"]
+
+
+def sweep(
+    task: Task, side: Side, level: list[float], args: argparse.Namespace, budget: Budget
+) -> dict:
+    """Return all runs of one side on one recording, and what the best setting needed."""
+    first, *others = args.seeds
+    tried = [one_run(task, side, one, first, args, budget) for one in side.settings]
+    runs = [one for one in tried if one is not None]
+    best = best_of(runs) if len(runs) == len(side.settings) else None
+    if best is not None:
+        more = [one_run(task, side, best, seed, args, budget) for seed in others]
+        runs += [one for one in more if one is not None]
+    for one in runs:
+        one["seconds_until"] = seconds_until(one["rows"], level)
+    return {"side": side.name, "base": side.base, "best": best, "runs": runs}
+
+
+def summary(found: dict) -> dict | None:
+    """Return how soon the best setting passed the level, over its seeds; nothing if unfinished."""
+    runs = [one for one in found["runs"] if one["setting"] == found["best"]]
+    if not runs:
+        return None
+    passed = [one["seconds_until"] for one in runs if one["seconds_until"] is not None]
+    # A run that never passed is later than all that did: so is the median if most did not.
+    times = sorted(passed) + [np.inf] * (len(runs) - len(passed))
+    median = float(np.median(times)) if len(passed) * 2 > len(runs) else None
+    return {
+        "runs": len(runs),
+        "median_s": median,
+        "range_s": [min(passed), max(passed)] if passed else None,
+        "never": len(runs) - len(passed),
+        "r2": [float(np.mean(one["rows"][-1]["r2"])) for one in runs],
+        "parameters": runs[0]["parameters"],
+    }
+
+
+def sides_of(args: argparse.Namespace) -> Iterator[Side]:
+    """Yield our side, and torch_brain's with as many settings."""
+    ours = tuple(args.ours or (f"train.learning_rate={rate}" for rate in RATES))
+    shared = " ".join(args.set)
+
+    def train_one(task: Task, setting: str, seed: int, seconds: float) -> dict:
+        return train_ours(task, args.preset, f"{shared} {setting}", seed, seconds)
+
+    yield Side("ours", ours, train_one, f"{args.preset} {shared}".strip())
+    if not args.torch_brain:
+        return
+    theirs = tuple(args.theirs or (f"--lr {rate}" for rate in RATES))
+    if len(theirs) != len(ours):
+        raise SystemExit(
+            f"{len(ours)} settings of ours and {len(theirs)} of torch_brain's: give both as many."
+        )
+    base = f"{args.theirs_base} --eval-every {args.eval_every:g} --threads {args.threads}"
+
+    def train_other(task: Task, setting: str, seed: int, seconds: float) -> dict:
+        return train_theirs(task, args.torch_brain, f"{base} {setting}", seed, seconds)
+
+    yield Side("torch_brain", theirs, train_other, base)
+
+
+# ------------------------------------------------------------------ the run
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Return everything that was measured."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    store = Store(args.store)
-    baselines = floor(store, args.recording, args.scheme)
-    runs = [
-        ours(store, args.recording, args.scheme, args.preset, args.set, seed) for seed in args.seeds
-    ]
-    others = [
-        neighbour(store, args.recording, args.scheme, args.neighbour, arguments)
-        for arguments in (args.neighbour_arguments if args.neighbour else [])
-    ]
-    for one in [*runs, *others]:
-        one["seconds_until"] = {
-            name: seconds_until(one["rows"], level["r2"]) for name, level in baselines.items()
-        }
-    return {
-        "benchmark": "learning",
-        "recording": args.recording,
-        "scheme": args.scheme,
-        "floor": baselines,
-        "ours": runs,
-        "torch_brain": others,
-    }
+    tasks = tasks_of(args.results, args.store, args.recordings, args.synthetic,
+                     args.synthetic_seconds)  # fmt: skip
+    sides = list(sides_of(args))
+    for task in tasks:
+        if not task.valid:
+            raise SystemExit(
+                f"{task.recording_id}: the scheme '{task.scheme}' has no split 'valid' to choose "
+                "settings on; name another as ID@SCHEME."
+            )
+    count = len(tasks) * sum(len(side.settings) + len(args.seeds) - 1 for side in sides)
+    minutes = count * args.seconds * (1 + OVERHEAD) / 60
+    say(f"{count} runs of at most {args.seconds:g} s: {minutes:.0f} min at most, {args.budget:g} "
+        "allowed.")  # fmt: skip
+    budget, found = Budget(args.budget), []
+    for task in tasks:
+        key = {"side": "wiener", "recording": task.recording_id, "scheme": task.scheme}
+        floor = kept(args.results, key, lambda task=task: {"floor": wiener(task)})["floor"]
+        level = level_of(floor)
+        say(f"{task.recording_id}: Wiener filters {np.mean(level):.3f}")
+        swept = [sweep(task, side, level, args, budget) for side in sides]
+        for one in swept:
+            one["summary"] = summary(one)
+        found.append({"recording": task.recording_id, "scheme": task.scheme, "floor": floor,
+                      "level": level, "sides": swept})  # fmt: skip
+    if budget.missing:
+        say(f"The time is up, {budget.missing} or more runs are missing: run it again to go on.")
+    return {"benchmark": "useful", "seconds": args.seconds, "seeds": args.seeds,
+            "missing": budget.missing, "tasks": found}  # fmt: skip
 
 
 def show(result: dict) -> None:
-    """Print one row a decoder."""
-    print(f"{'decoder':<28} {'parameters':>10} {'seconds':>8} {'R² by channel':>18}  passes "
-          "causal / centred Wiener after")  # fmt: skip
-    for name, one in result["floor"].items():
-        scores = " ".join(f"{value:.3f}" for value in one["r2"])
-        print(f"{name:<28} {'':>10} {one['seconds']:>8.0f} {scores:>18}")
-    for name in ("ours", "torch_brain"):
-        for one in result[name]:
-            last = one["rows"][-1]
-            label = (
-                f"{name} {one.get('preset', '')} seed {one.get('seed', one['config'].get('seed'))}"
-            )
-            scores = " ".join(f"{value:.3f}" for value in last["r2"])
-            parameters = one["parameters"]
-            count = parameters["all"] if isinstance(parameters, dict) else parameters
-            passed = " / ".join(
-                "never" if value is None else f"{value:.0f} s"
-                for value in one["seconds_until"].values()
-            )
-            print(f"{label:<28} {count:>10} {last['train_seconds']:>8.0f} {scores:>18}  {passed}")
+    """Print one row a recording and side."""
+    for one in result["tasks"]:
+        print(f"{one['recording']}: Wiener filters {np.mean(one['level']):.3f}")
+        for side in one["sides"]:
+            found = side["summary"]
+            if found is None:
+                print(f"  {side['side']:<12} unfinished")
+                continue
+            median = "never" if found["median_s"] is None else f"{found['median_s']:.0f} s"
+            runs = f"median of {found['runs']}, {found['never']} never"
+            print(f"  {side['side']:<12} {side['best']}: passes after {median} ({runs}), "
+                  f"R² {np.mean(found['r2']):.3f}")  # fmt: skip
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--recording", required=True)
-    parser.add_argument("--scheme", help="split scheme; the recording's first when not given")
-    parser.add_argument("--preset", default="compact")
-    parser.add_argument("--set", nargs="*", default=["train.evaluate_every=20"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--neighbour", help="python of an environment that has torch_brain")
-    parser.add_argument("--neighbour-arguments", nargs="*", default=["--seconds 240"],
-                        help="one quoted argument list a run of torch_brain_poyo.py")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    add = parser.add_argument
+    add("--store", type=Path)
+    add("--recordings", nargs="*", default=[], help="ID or ID@SCHEME, in --store")
+    add("--synthetic", nargs="*", default=["center_out:0"], help="TASK:SEED")
+    add("--synthetic-seconds", type=float, default=1200.0)
+    add("--seconds", type=float, default=90.0, help="of training, at most, in each run")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--budget", type=float, default=30.0, help="minutes after which no run begins")
+    add("--preset", default="poyo-compact")
+    add("--set", nargs="*", default=["train.evaluate_every=30"], help="in all of our settings")
+    add("--ours", nargs="+", help="our settings, each quoted: 'section.field=value ...'")
+    add("--torch-brain", help="a python with torch_brain; left out, only ours is measured")
+    add("--theirs", nargs="+", help="as many of torch_brain's, each quoted: ' --lr 1e-3'; a "
+        "--seconds there shortens its schedule")  # fmt: skip
+    add("--theirs-base", default=SMALL, help="in all of torch_brain's settings")
+    add("--eval-every", type=float, default=10.0, help="torch_brain's seconds between evaluations")
+    add("--threads", type=int, default=0)
+    add("--results", type=Path, help="where every run is kept; deleted afterwards if not given")
+    add("--out", type=Path)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    result = run(args)
+    with tempfile.TemporaryDirectory() as folder:
+        args.results = args.results or Path(folder)
+        result = run(args)
     show(result)
     if args.out:
         write_result(args.out, result)

@@ -35,6 +35,7 @@ import torch
 from bench_sampler import run_child, say
 from common import write_result
 from sampler_store import fill_store
+from tables_model import name_of
 from train_child import open_sampler
 from train_work import SHAPES, Case, matrix_flops, matrix_rate
 
@@ -54,6 +55,9 @@ class Child:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def ready(self) -> None:
+        """Wait until the data are read and the model is built."""
         first = self._read()
         self.facts, self.versions = np.array(first["facts"]), first["versions"]
 
@@ -158,6 +162,8 @@ def measure(cases: list[tuple[str, Case]], args: argparse.Namespace) -> list[dic
             for side, case in part:
                 python = args.torch_brain if side == "torch_brain" else sys.executable
                 children.append(open_children.enter_context(Child(python, side, case)))
+            for child in children:
+                child.ready()
             check_facts([*([first] if first else []), *children])
             first = first or children[0]
             for seconds in [0.0, *[args.block_seconds] * blocks]:  # the first one warms up
@@ -233,12 +239,6 @@ def judge(rows: Sequence[dict]) -> list[dict]:
                 add(f"of torch_brain's peak memory, {label}, {kind}", AIMS["memory"], False,
                     next(peaks) / next(peaks))  # fmt: skip
     return found
-
-
-def name_of(mode: str, source: str) -> str:
-    """Return how a mode is called in tables."""
-    text = {"dropout": "training", "plain": "training without dropout", "inference": "inference"}
-    return text[mode] + ", with loading" * (source == "loaded")
 
 
 # ------------------------------------------------------------------ the run

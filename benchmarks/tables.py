@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tables_model import ablation_table, aim_rows, train_table, useful_table
 
 HERE = Path(__file__).resolve().parent
 DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
@@ -166,7 +167,7 @@ def sampler_table(result: dict) -> str:
             "\ntorch_brain's joined batches, plain, without workers, its dataset class changed so "
             f"that it leaves the ids of units alone: {' and '.join(lean)} (windows/s)."
         )
-    lines += ["", *_opening_rows(result["opening"], other), "", *_aim_rows(result["aims"])]
+    lines += ["", *_opening_rows(result["opening"], other), "", *aim_rows(result["aims"])]
     settings, machine = result["settings"], result["machine"]
     versions = [one["versions"]["torch_brain"] for one in result["torch_brain"]][:1]
     lines.append(
@@ -224,19 +225,10 @@ def _opening_rows(opening: list[dict], other: dict[int, dict]) -> list[str]:
     return lines
 
 
-def _aim_rows(aims: list[dict]) -> list[str]:
-    lines = ["| aim | wanted | measured | met |", "|---|--:|--:|---|"]
-    for one in aims:
-        wanted = f"{'at least' if one['least'] else 'less than'} {one['aim']:,g}"
-        digits = ",.0f" if one["measured"] >= 10 else ".3g"
-        met = "yes" if one["met"] else "no"
-        lines.append(f"| {one['what']} | {wanted} | {one['measured']:{digits}} | {met} |")
-    return lines
-
-
 TABLES = {
     "sample": sample_table, "learning": learning_table, "fetch": fetch_table,
-    "ingest": ingest_table, "sampler": sampler_table,
+    "ingest": ingest_table, "sampler": sampler_table, "train": train_table,
+    "train-cuda": train_table, "useful": useful_table, "ablation": ablation_table,
 }  # fmt: skip
 
 
@@ -247,8 +239,9 @@ def fill(text: str) -> str:
         if begin in text:
             before, _, rest = text.partition(begin)
             _, _, after = rest.partition(end)
-            result = json.loads((HERE / "results" / f"{name}.json").read_text())
-            text = f"{before}{begin}\n{make(result)}\n{end}{after}"
+            path = HERE / "results" / f"{name}.json"
+            table = make(json.loads(path.read_text())) if path.exists() else "Not measured yet."
+            text = f"{before}{begin}\n{table}\n{end}{after}"
     return text
 
 

@@ -6,24 +6,36 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from spikedata.store import Store
 from spikedata.testing import make_recording
+from spikedata_model.config import load_config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import bench_fetch  # noqa: E402  its folder had to be found first
+import bench_ablation  # noqa: E402  its folder had to be found first
+import bench_fetch  # noqa: E402
 import bench_ingest  # noqa: E402
 import bench_learning  # noqa: E402
 import bench_sample  # noqa: E402
 import bench_sampler  # noqa: E402
+import bench_train  # noqa: E402
+import learning_runs  # noqa: E402
 import sampler_floor  # noqa: E402
 import sampler_store  # noqa: E402
 import tables  # noqa: E402
+import torch_brain_train  # noqa: E402
+import train_work  # noqa: E402
 
 
 @pytest.fixture
@@ -33,18 +45,103 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def test_the_learning_benchmark_reports_a_curve_and_a_floor(store: Store, tmp_path: Path) -> None:
-    (recording_id,) = store
-    out = tmp_path / "learning.json"
-    arguments = ["--store", str(store.path), "--recording", recording_id, "--preset", "smoke",
-                 "--set", "train.steps=4", "train.evaluate_every=2", "--out", str(out)]  # fmt: skip
+TINY = ["--synthetic", "center_out:0", "--synthetic-seconds", "40", "--preset", "smoke",
+        "--set", "train.steps=4", "train.evaluate_every=2"]  # fmt: skip
+
+
+def test_the_learning_benchmark_sweeps_both_sides_equally_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, results = tmp_path / "useful.json", tmp_path / "results"
+    small = "--dim 8 --depth 1 --dim-head 8 --cross-heads 1 --self-heads 1 --latents-per-step 1"
+    arguments = [*TINY, "--seconds", "20", "--seeds", "0", "1", "--torch-brain", sys.executable,
+                 "--theirs-base", f"{small} --batch-size 4 --max-steps 2", "--ours",
+                 "train.learning_rate=1e-3", "train.learning_rate=2e-3", "--theirs", " --lr 1e-3",
+                 " --lr 2e-3", "--threads", "1", "--results", str(results),
+                 "--out", str(out)]  # fmt: skip
+    trained: list[tuple[str, int]] = []
+
+    def theirs(task: object, python: str, setting: str, seed: int, seconds: float) -> dict:
+        trained.append((setting.split()[-1], seed))
+        good = setting.endswith("2e-3")
+        rows = [{"train_seconds": 9.0, "step": 1, "r2": [float(good), 1.0]}]
+        return {"parameters": 7, "rows": rows, "valid_r2": [float(good), 0.0]}
+
+    monkeypatch.setattr(bench_learning, "train_theirs", theirs)
+    bench_learning.main([*arguments, "--budget", "0"])
+    unfinished = json.loads(out.read_text())
     bench_learning.main(arguments)
     result = json.loads(out.read_text())
+    monkeypatch.setattr(bench_learning, "train_ours", None)  # nothing is trained a second time
+    bench_learning.main(arguments)
+    (task,) = result["tasks"]
+    ours, other = task["sides"]
 
-    assert [row["step"] for row in result["ours"][0]["rows"]] == [2, 4]
-    assert set(result["floor"]) == {"wiener causal", "wiener centred"}
-    assert result["torch_brain"] == []
-    assert "smoke" in tables.learning_table(result)
+    assert unfinished["missing"] == 4
+    assert unfinished["tasks"][0]["sides"][0]["summary"] is None
+    assert trained == [("1e-3", 0), ("2e-3", 0), ("2e-3", 1)]
+    assert len(ours["runs"]) == len(other["runs"]) == 3
+    assert [row["step"] for row in ours["runs"][0]["rows"]] == [2, 4]
+    assert other["best"] == " --lr 2e-3"
+    assert (other["summary"]["median_s"], other["summary"]["never"]) == (9.0, 0)
+    assert json.loads(out.read_text())["tasks"] == result["tasks"]
+    assert "| torch_brain | 7 |" in tables.useful_table(result)
+
+
+def test_torch_brain_learns_from_the_same_arrays_and_is_scored_on_valid(tmp_path: Path) -> None:
+    (task,) = learning_runs.tasks_of(tmp_path, None, [], ["random_target:3"], 40.0)
+    setting = ("--dim 8 --depth 1 --dim-head 8 --cross-heads 1 --self-heads 1 "
+               "--latents-per-step 1 --batch-size 4 --max-steps 2")  # fmt: skip
+    found = learning_runs.train_theirs(task, sys.executable, setting, 0, 30.0)
+
+    assert [row["step"] for row in found["rows"]] == [2]
+    assert np.isfinite(found["valid_r2"]).all()
+    assert len(found["valid_r2"]) == len(found["rows"][0]["r2"]) == 2
+
+
+def test_a_run_of_ours_ends_at_the_first_evaluation_after_its_seconds(tmp_path: Path) -> None:
+    (task,) = learning_runs.tasks_of(tmp_path, None, [], ["center_out:0"], 40.0)
+    setting = "train.steps=1000 train.evaluate_every=3"
+    found = learning_runs.train_ours(task, "smoke", setting, 0, 0.0)
+
+    assert [row["step"] for row in found["rows"]] == [3]
+    assert len(found["valid_r2"]) == 2
+
+
+def test_the_ablation_changes_one_thing_a_row(tmp_path: Path) -> None:
+    out = tmp_path / "ablation.json"
+    arguments = [*TINY, "--change", "narrow", "model.dim=8", "--only", "as it is", "narrow",
+                 "--results", str(tmp_path / "results"), "--out", str(out)]  # fmt: skip
+    bench_ablation.main(arguments)
+    result = json.loads(out.read_text())
+    rows = result["tasks"][0]["rows"]
+
+    assert [row["change"] for row in rows] == ["as it is", "narrow"]
+    assert rows[1]["parameters"] < rows[0]["parameters"]
+    assert "| narrow | `model.dim=8` |" in tables.ablation_table(result)
+
+
+@pytest.mark.parametrize("setting", bench_ablation.CHANGES.values())
+def test_every_ablation_is_a_setting_that_there_is(setting: str) -> None:
+    base = load_config("poyo-compact")
+    assert (load_config("poyo-compact", setting.split()) == base) == (setting == "")
+
+
+@given(
+    st.lists(st.none() | st.floats(1, 100), min_size=1, max_size=6),
+)
+def test_the_median_over_seeds_counts_a_run_that_never_passed_as_late(
+    passed: list[float | None],
+) -> None:
+    rows = [{"train_seconds": 200.0, "r2": [0.5]}]
+    runs = [{"setting": "a", "seconds_until": one, "rows": rows, "parameters": 1} for one in passed]
+    found = bench_learning.summary({"best": "a", "runs": runs})
+    late = np.median([1e9 if one is None else one for one in passed])
+
+    assert found is not None
+    assert found["never"] == passed.count(None)
+    assert (found["median_s"] is None) == (late > 1e6)
+    assert found["median_s"] is None or found["median_s"] == pytest.approx(late)
 
 
 def test_the_seconds_until_a_level_are_those_of_the_first_row_that_passes_on_every_channel() -> (
@@ -52,8 +149,99 @@ def test_the_seconds_until_a_level_are_those_of_the_first_row_that_passes_on_eve
 ):
     rows = [{"train_seconds": 1.0, "r2": [0.9, 0.1]}, {"train_seconds": 2.0, "r2": [0.6, 0.6]}]
 
-    assert bench_learning.seconds_until(rows, [0.5, 0.5]) == 2.0
-    assert bench_learning.seconds_until(rows, [0.5, 0.7]) is None
+    assert learning_runs.seconds_until(rows, [0.5, 0.5]) == 2.0
+    assert learning_runs.seconds_until(rows, [0.5, 0.7]) is None
+
+
+def test_the_training_benchmark_gives_both_sides_the_same_windows(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    arguments = ["--torch-brain", sys.executable, "--sizes", "toy", "--modes", "dropout",
+                 "--precisions", "float32", "--no-loading", "--batch-size", "3", "--batches", "2",
+                 "--recordings", "2", "--scale", "0.02", "--blocks", "1", "--block-seconds", "0",
+                 "--matrix", "64", "--threads", "1", "--parts", str(tmp_path / "parts"),
+                 "--out", str(out)]  # fmt: skip
+    bench_train.main(arguments)
+    result = json.loads(out.read_text())
+
+    assert [(row["side"], row["steps"]) for row in result["rows"]] == [
+        ("ours", 1), ("torch_brain", 1),
+    ]  # fmt: skip
+    assert result["rows"][0]["flops_window"] == result["rows"][1]["flops_window"] > 0
+    assert [one["aim"] for one in result["aims"]] == [2.0, 1 / 3]
+    assert "| toy | training | float32 |" in tables.train_table(result)
+
+
+@pytest.mark.parametrize("column", range(4))
+def test_other_windows_on_one_side_are_noticed(column: int) -> None:
+    case = train_work.Case("", "toy", "dropout", "float32")
+    first, second = (SimpleNamespace(side=side, case=case, facts=np.full((3, 4), 50.0))
+                     for side in ("ours", "torch_brain"))  # fmt: skip
+    bench_train.check_facts([first, second])
+    second.facts = second.facts.copy()
+    second.facts[1, column] += 1
+
+    with pytest.raises(SystemExit, match="windows of torch_brain differ"):
+        bench_train.check_facts([first, second])
+
+
+@pytest.mark.parametrize("size", train_work.SHAPES)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_count_of_matrix_products_is_that_of_the_published_model(
+    size: str, training: bool
+) -> None:
+    case = train_work.Case("", size, "plain", "float32")
+    model = torch_brain_train.make_model(case)
+    model.unit_emb.initialize_vocab(["a", "b"])
+    model.session_emb.initialize_vocab(["s"])
+    windows, tokens, queries = 2, 13, 5
+    latents = 8 * case.shape.latents_per_step
+    inputs = {
+        "input_unit_index": torch.ones(windows, tokens, dtype=torch.int64),
+        "input_timestamps": torch.rand(windows, tokens),
+        "input_token_type": torch.zeros(windows, tokens, dtype=torch.int64),
+        "latent_index": torch.zeros(windows, latents, dtype=torch.int64),
+        "latent_timestamps": torch.rand(windows, latents),
+        "session_index": torch.ones(windows, dtype=torch.int64),
+        "output_timestamps": torch.rand(windows, queries),
+    }
+    # The fused kernels compute scores again on the way back; the count is of what is needed.
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        predicted = model(**inputs)
+        if training:
+            predicted.sum().backward()
+    wanted = train_work.matrix_flops(
+        case.shape, windows, windows * tokens, windows * queries, training
+    )
+
+    assert counted.get_total_flops() == wanted
+
+
+def test_an_aim_of_training_is_judged_against_the_same_case_of_torch_brain() -> None:
+    def row(side: str, precision: str, speed: float, peak: float, mode: str = "dropout") -> dict:
+        return {"side": side, "size": "1.3M", "mode": mode, "source": "made", "peak_bytes": peak,
+                "precision": precision, "windows_s": [speed, speed, 1e9]}  # fmt: skip
+
+    rows = [row("ours", "float32", 40.0, 1e9), row("torch_brain", "float32", 20.0, 2e9),
+            row("ours", "bfloat16", 50.0, 1e9), row("torch_brain", "bfloat16", 10.0, 4e9),
+            row("ours", "float32", 1.0, 1e9, "plain")]  # fmt: skip
+    found = {one["what"]: (one["measured"], one["met"]) for one in bench_train.judge(rows)}
+
+    assert found == {
+        "times torch_brain's windows per second, 1.3M, training, float32": (2.0, True),
+        "of torch_brain's peak memory, 1.3M, training, float32": (0.5, False),
+        "times torch_brain's windows per second, 1.3M, training, bfloat16 to its float32": (
+            2.5, False,
+        ),
+        "times torch_brain's windows per second, 1.3M, training, bfloat16": (5.0, True),
+        "of torch_brain's peak memory, 1.3M, training, bfloat16": (0.25, True),
+    }  # fmt: skip
+
+
+def test_a_table_without_a_result_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    begin, end = "<!-- table train: written by benchmarks/tables.py -->", "<!-- end -->"
+
+    assert tables.fill(f"a\n{begin}\nold\n{end}\nb") == (f"a\n{begin}\nNot measured yet.\n{end}\nb")
 
 
 def test_the_sample_benchmark_scores_every_recording(store: Store) -> None:
