@@ -28,7 +28,7 @@ from spikedata.loading import loader
 from spikedata.ragged import mask_of, pad
 from spikedata.sampler import Sampler
 from spikedata.store import Store
-from spikedata_model.tokenizer import Tokenizer, Tokens
+from spikedata_model.tokenizer import Tokenizer
 from spikedata_model.vocabulary import Vocabulary
 
 TARGET = "cursor_velocity"
@@ -48,14 +48,27 @@ def open_sampler(store: Store, batch_size: int, dropout: bool = False) -> Sample
 def make_tokenizer(sampler: Sampler) -> Tokenizer:
     ids = sampler.unit_ids
     vocabulary = Vocabulary(tuple(ids.tolist()), tuple(sampler.recording_ids))
-    return Tokenizer(vocabulary, ids, sampler.recording_ids, context=LENGTH, multiple=8)
+    return Tokenizer(vocabulary, ids, sampler.recording_ids, context=LENGTH)
 
 
-def pad_batch(batch: Batch, tokenizer: Tokenizer) -> tuple[Tokens, torch.Tensor, torch.Tensor]:
-    """Return what POYO is given of a batch, and its targets as rectangles."""
-    target = batch.targets[TARGET]
-    mask = mask_of(target.offsets, 8)
-    return tokenizer(batch), torch.from_numpy(pad(target.values, mask)), torch.from_numpy(mask)
+def pad_batch(batch: Batch, tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
+    """Return tokens and targets of a batch as rectangles, padded to a multiple of eight.
+
+    Our own model takes the tokens as they are; the rectangles are what torch_brain's takes.
+    """
+    tokens, target = tokenizer(batch), batch.targets[TARGET]
+    mask, query_mask = (mask_of(np.asarray(one), 8) for one in (tokens.token_offsets,
+                                                                target.offsets))  # fmt: skip
+    columns = {
+        "unit": pad(tokens.unit_T.numpy(), mask),
+        "kind": pad(tokens.type_T.numpy(), mask),
+        "time": pad(tokens.time_T.numpy(), mask),
+        "mask": mask,
+        "query_time": pad(target.time, query_mask),
+        "values": pad(target.values, query_mask),
+        "query_mask": query_mask,
+    }
+    return {name: torch.from_numpy(one) for name, one in columns.items()}
 
 
 # ------------------------------------------------------------------ opening
@@ -111,7 +124,7 @@ def compare(sampler: Sampler, columns: Columns, tokenizer: Tokenizer, batch_size
         batch = sampler.batch(0, step)
         here = slice(step * batch_size, (step + 1) * batch_size)
         recording, start = np.asarray(plan[0][here], np.int64), plan[1][here]
-        tokens, values, mask = pad_batch(batch, tokenizer)
+        padded = {name: one.numpy() for name, one in pad_batch(batch, tokenizer).items()}
         target = batch.targets[TARGET]
         for name, make in floors(columns).items():
             one = make(recording, start)
@@ -123,11 +136,11 @@ def compare(sampler: Sampler, columns: Columns, tokenizer: Tokenizer, batch_size
                 "target_time": (target.time, one.target_time),
                 "target_values": (target.values, one.target_values),
                 "target_counts": (np.diff(target.offsets), one.target_counts),
-                "values": (values.numpy(), rectangles["values"]),
-                "query_mask": (mask.numpy(), rectangles["query_mask"]),
-                "tokens": (
-                    np.concatenate(list(token_rows(tokens, columns.units, recording))),
-                    np.concatenate(list(floor_rows(rectangles, columns.units, recording))),
+                "values": (padded["values"], rectangles["values"]),
+                "query_mask": (padded["query_mask"], rectangles["query_mask"]),
+                "tokens": tuple(
+                    np.concatenate(list(token_rows(rows, columns.units, recording)))
+                    for rows in (padded, rectangles)
                 ),
             }
             for what, (ours, plain) in pairs.items():
@@ -135,16 +148,8 @@ def compare(sampler: Sampler, columns: Columns, tokenizer: Tokenizer, batch_size
                     raise SystemExit(f"Step {step}: {what} of the sampler is not that of '{name}'.")
 
 
-def token_rows(tokens: Tokens, units: np.ndarray, recording: np.ndarray) -> Iterator[np.ndarray]:
+def token_rows(one: dict, units: np.ndarray, recording: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the tokens of each window, (unit of the recording, type, time), in a fixed order."""
-    first = np.cumsum(units) - units
-    columns = (tokens.unit_BN, tokens.type_BN, tokens.time_BN, tokens.mask_BN)
-    for unit, kind, when, mask, one in zip(*columns, recording, strict=True):
-        kept = mask.numpy()
-        yield ordered(unit.numpy()[kept] - first[one], kind.numpy()[kept], when.numpy()[kept])
-
-
-def floor_rows(one: dict, units: np.ndarray, recording: np.ndarray) -> Iterator[np.ndarray]:
     first = np.cumsum(units) - units
     columns = (one["unit"], one["kind"], one["time"], one["mask"])
     for unit, kind, when, kept, index in zip(*columns, recording, strict=True):
@@ -165,8 +170,8 @@ def write_check(path: Path, sampler: Sampler, columns: Columns, tokenizer: Token
     start = np.append(start, inside)
     batch = sampler.gather(recording, start, start + LENGTH)
     target = batch.targets[TARGET]
-    tokens = list(token_rows(pad_batch(batch, tokenizer)[0], columns.units,
-                             recording))  # fmt: skip
+    padded = {name: one.numpy() for name, one in pad_batch(batch, tokenizer).items()}
+    tokens = list(token_rows(padded, columns.units, recording))
     found = {
         "name": np.array([sampler.recording_ids[one].split("/")[1] for one in recording]),
         "start": start,
