@@ -44,8 +44,8 @@ class _Drop(torch.autograd.Function):
         return torch.mul(x, keep).mul_(ctx.factor)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (keep,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (grad,), (keep,) = grad_outputs, ctx.saved_tensors
         return torch.mul(grad, keep).mul_(ctx.factor), None
 
 

@@ -45,8 +45,8 @@ class _Geglu(torch.autograd.Function):
         return out_RW if keep_RW is None else out_RW.mul_(keep_RW).mul_(ctx.factor)
 
     @staticmethod
-    def backward(ctx, grad_RW: torch.Tensor) -> tuple[torch.Tensor, None]:
-        up_RW, keep_RW = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (grad_RW,), (up_RW, keep_RW) = grad_outputs, ctx.saved_tensors
         value_RW, gate_RW = up_RW.chunk(2, dim=-1)
         if keep_RW is not None:
             grad_RW = torch.mul(grad_RW, keep_RW).mul_(ctx.factor)

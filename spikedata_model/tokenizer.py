@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -58,8 +58,9 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the same tokens on another device."""
-        values = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Tokens(*(one if isinstance(one, tuple) else one.to(device) for one in values))
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        moved = {name: v.to(device) for name, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
     def windows(self, first: int, last: int) -> Tokens:
         """Return the tokens and queries of windows `first` to `last`, the last not included."""

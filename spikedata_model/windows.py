@@ -86,8 +86,8 @@ class _Windows(torch.autograd.Function):
         return out_QHD
 
     @staticmethod
-    def backward(ctx, grad_QHD: torch.Tensor):
-        grad_QHD = grad_QHD.contiguous()
+    def backward(ctx, *grad_outputs: torch.Tensor):
+        grad_QHD = grad_outputs[0].contiguous()
         q_offsets, k_offsets, turn_values, dropout = ctx.rest
         q_phase_QF, k_phase_TF, *saved = ctx.saved_tensors
         x_shape, context_shape = ctx.given
@@ -112,7 +112,7 @@ class _Windows(torch.autograd.Function):
             dp_Hqt = _product(g_HqD, v_HtD.mT, factor)
             if keep_Hqt is not None:
                 dp_Hqt.mul_(keep_Hqt)
-            ds_Hqt = torch._softmax_backward_data(dp_Hqt, p_Hqt, -1, p_Hqt.dtype)
+            ds_Hqt = torch.ops.aten._softmax_backward_data(dp_Hqt, p_Hqt, -1, p_Hqt.dtype)
             _turn_into(dq_QHD[q_rows], _product(ds_Hqt, k_HtD, scale), q_back_QF[q_rows])
             _turn_into(dk_THD[k_rows], _product(ds_Hqt.mT, q_HqD, scale), k_back_TF[k_rows])
             if turn_values:
