@@ -36,8 +36,10 @@ def import_weights(
     }
     dropped = provenance.dropped if provenance else {}
     casts = provenance.casts if provenance else {}
+    not_imported = list(provenance.not_imported) if provenance else []
     if as_json:
-        print_json({"weights": str(out), **read, "dropped": dropped, "cast_to_float32": casts})
+        more = {"dropped": dropped, "cast_to_float32": casts, "not_imported": not_imported}
+        print_json({"weights": str(out), **read, **more})
         return
     print_table(f"Read {file}", ["", "value"], [[name, value] for name, value in read.items()])
     print_table(
@@ -48,6 +50,10 @@ def import_weights(
     if casts:
         rows = [[name, kind] for name, kind in casts.items()]
         print_table("Turned into float32", ["weight", "stored as"], rows)
+    if not_imported:
+        print_table(
+            "Named, but not imported", ["class or function"], [[one] for one in not_imported]
+        )
     say(f"Wrote {out}. No scale is known: its outputs are velocities as torch_brain divides them.")
 
 

@@ -25,14 +25,8 @@ from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.rotary import rotary_frequencies
 from spikedata_model.untrusted import SavedTensor, TorchFile, read_torch_file, unwrapped
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weights import (
-    Provenance,
-    Weights,
-    build_model,
-    check_size,
-    take_tensors,
-    weight_shapes,
-)
+from spikedata_model.weight_tensors import check_size, take_tensors, weight_shapes
+from spikedata_model.weights import Provenance, Weights, build_model
 
 __all__ = ["export_published", "import_published", "published_names"]
 
@@ -137,6 +131,7 @@ def import_published(path: Path, target: str) -> Weights:
     provenance = Provenance(
         kind="torch_brain checkpoint", source=path.name, sha256=file.sha256,
         dropped=_dropped(file), casts=casts,
+        not_imported=file.stand_ins,
     )  # fmt: skip
     model = build_model(config, vocabulary, {target: width}, state)
     return Weights(model, vocabulary, provenance=provenance)
@@ -237,12 +232,7 @@ def _dropped(file: TorchFile) -> dict[str, int]:
         if name not in ("state_dict", "hyper_parameters")
     }
     rows = {f"row '{PADDING}' of {one}": 1 for one in ("unit_emb", "session_emb")}
-    return {
-        **beside,
-        **rows,
-        "row 3 of token_type_emb": TOKEN_TYPES - 3,
-        **{f"objects of {name}": 0 for name in file.stand_ins},
-    }
+    return {**beside, **rows, "row 3 of token_type_emb": TOKEN_TYPES - 3}
 
 
 def _count_tensors(value: object) -> int:

@@ -41,6 +41,8 @@ KNOWN_OPCODES = frozenset(
      "APPENDS", "SETITEM", "SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"}
 )  # fmt: skip
 
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "commands": "subprocess"}
+
 STORAGES: dict[str, torch.dtype] = {
     f"torch.{name}Storage": dtype
     for name, dtype in {
@@ -62,7 +64,7 @@ INERT_NAMES = frozenset(
      "torch.bfloat16"}
     | {f"builtins.{name}" for name in
        ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
-        "object", "set", "slice", "str", "tuple", "type")}
+        "long", "object", "set", "slice", "str", "tuple", "type", "unicode")}
 )  # fmt: skip
 
 DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
@@ -213,7 +215,7 @@ def read_torch_file(path: Path) -> TorchFile:
     """
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}: give the path of a checkpoint.")
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise CheckpointError(
             f"{path} is cut off or not a checkpoint: a zip as torch.save writes it was expected; "
             "fetch it anew (a file older than torch 1.6 has to be saved again where it is trusted)."
@@ -252,6 +254,13 @@ def _held(value: object) -> object:
     return state.get("_content", state.get("_val", value.pairs or value))
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it begins to read
+        return False
+
+
 def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]:
     """Return the folder in the zip and the size of each member, after checking their bytes."""
     members = {one.filename: one.file_size for one in archive.infolist()}
@@ -287,7 +296,7 @@ def _names(program: bytes) -> set[str]:
 
 def _full_name(module: str, name: str) -> str:
     # Protocol 2 writes the names that Python 2 had.
-    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+    module = PYTHON_2.get(module, module)
     return f"{module}.{name}"
 
 

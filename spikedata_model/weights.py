@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,25 +20,21 @@ from spikedata_model.config import ModelConfig
 from spikedata_model.data import Scale
 from spikedata_model.errors import CheckpointError, VocabularyError
 from spikedata_model.poyo import Poyo
-from spikedata_model.untrusted import SavedTensor, TorchFile, read_torch_file
+from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
+from spikedata_model.weight_tensors import check_size, take_tensors, weight_shapes
 
 __all__ = [
     "Provenance",
     "Weights",
     "build_model",
+    "extended",
     "load_weights",
     "save_weights",
-    "take_tensors",
-    "weight_shapes",
     "weights_of_run",
 ]
 
 FORMAT, FORMAT_VERSION = "spikedata weights", 1
-MAX_LATENTS = 1 << 16  # the published models have 128 and 256
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 class Provenance(BaseModel):
@@ -57,6 +52,8 @@ class Provenance(BaseModel):
         What was left behind, and how many tensors or rows of it.
     casts : dict of str to str
         Type that a weight was stored in, where it was not float32.
+    not_imported : tuple of str
+        Classes and functions that the file names, for which inert objects stood.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +63,7 @@ class Provenance(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     dropped: dict[str, int] = {}
     casts: dict[str, str] = {}
+    not_imported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,6 @@ class _Header(BaseModel):
     format_version: int = FORMAT_VERSION
     spikedata_version: str = __version__
     config: ModelConfig
-    precision: Literal["float32", "bfloat16"]
     unit_ids: tuple[str, ...]
     recording_ids: tuple[str, ...]
     channels: dict[str, Annotated[int, Field(ge=1)]]
@@ -129,12 +126,9 @@ def save_weights(path: Path, weights: Weights) -> None:
     header = _Header.model_validate(
         {
             "config": model.config,
-            "precision": model.precision,
             "unit_ids": vocabulary.unit_ids,
             "recording_ids": vocabulary.recording_ids,
-            "channels": {
-                name: len(state[f"readout.{at}.weight"]) for at, name in enumerate(model.targets)
-            },
+            "channels": _channels(model.targets, state),
             "scales": weights.scales,
             "provenance": weights.provenance,
         }
@@ -145,8 +139,15 @@ def save_weights(path: Path, weights: Weights) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, precision: str = "float32") -> Weights:
     """Return what `save_weights` wrote, without executing anything in the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    precision : {"float32", "bfloat16"}
+        Of the model's matrix products; the weights are float32 in both.
 
     Raises
     ------
@@ -176,7 +177,7 @@ def load_weights(path: Path) -> Weights:
             f"{path}: its weights are not those that its vocabulary and settings were written "
             "with; one of them was replaced, so no row can be trusted: make the file again."
         )
-    model = build_model(header.config, vocabulary, header.channels, state, header.precision)
+    model = build_model(header.config, vocabulary, header.channels, state, precision)
     return Weights(model, vocabulary, header.scales, header.provenance)
 
 
@@ -200,128 +201,49 @@ def weights_of_run(folder: Path) -> Weights:
     return Weights(model, vocabulary, record.scales, provenance)
 
 
-def weight_shapes(
-    config: ModelConfig, n_units: int, n_recordings: int, channels: Mapping[str, int]
-) -> Shapes:
-    """Return the name and shape of every weight of a `Poyo`, in the order of its state.
+def extended(
+    weights: Weights,
+    unit_ids: Sequence[str],
+    recording_ids: Sequence[str],
+    seed: int,
+    precision: str = "float32",
+) -> Weights:
+    """Return a new model that knows more units and recordings; the given one is left as it is.
 
-    Written out so that a file can be judged before a model of the size it asks for is made.
-    """
-    dim, inner = config.dim, config.cross_heads * config.dim_head
-    own = config.self_heads * config.dim_head
-    norm: Shapes = {"weight": (dim,), "bias": (dim,)}
-    cross = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        **{f"norm_context.{name}": shape for name, shape in norm.items()},
-        "to_q.weight": (inner, dim),
-        "to_kv.weight": (2 * inner, dim),
-        "to_out.weight": (dim, inner),
-        "to_out.bias": (dim,),
-    }
-    ffn = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        "up.weight": (8 * dim, dim),
-        "up.bias": (8 * dim,),
-        "down.weight": (dim, 4 * dim),
-        "down.bias": (dim,),
-    }
-    within = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        "to_qkv.weight": (3 * own, dim),
-        "to_out.weight": (dim, own),
-        "to_out.bias": (dim,),
-    }
-    parts = {"encoder": cross, "encoder_ffn": ffn}
-    for layer in range(config.depth):
-        parts |= {f"processor.{layer}.0": within, f"processor.{layer}.1": ffn}
-    parts |= {"decoder": cross, "decoder_ffn": ffn}
-    for index, width in enumerate(channels.values()):
-        parts[f"readout.{index}"] = {"weight": (width, dim), "bias": (width,)}
-    return {
-        "unit_embedding.weight": (n_units, dim),
-        "recording_embedding.weight": (n_recordings, dim),
-        "type_embedding.weight": (3, dim),
-        "latent_embedding.weight": (config.latents_per_step, dim),
-        **{f"{part}.{name}": shape for part, ours in parts.items() for name, shape in ours.items()},
-    }
-
-
-def check_size(path: Path, config: ModelConfig, n_found: int) -> None:
-    """Refuse a model whose making would take more than the file can fill.
-
-    Raises
-    ------
-    CheckpointError
-        If the settings ask for more layers than the file has tensors, or for too many latents.
-    """
-    latents = config.context / config.latent_step * config.latents_per_step
-    if config.depth > n_found or latents > MAX_LATENTS:
-        raise CheckpointError(
-            f"{path} asks for {config.depth} layers and {latents:.0f} latents, but holds {n_found} "
-            f"tensors, and {MAX_LATENTS} latents are the most: the file is damaged or no POYO."
-        )
-
-
-def take_tensors(
-    file: TorchFile, found: object, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors of a file under the names and with the shapes that are expected.
+    A new model, because an optimiser made before would go on training the tables of the old one.
+    Known ids keep their rows and values; new rows are drawn as when training begins.
 
     Parameters
     ----------
-    file : TorchFile
-        The file.
-    found : object
-        What it holds in the place of the weights: a dict of `SavedTensor`.
-    shapes : mapping of str to tuple of int
-        Every name that must be there; no other may.
-
-    Returns
-    -------
-    tensors : dict of str to Tensor
-        In float32.
-    casts : dict of str to str
-        Names of those stored in another type, and the type.
+    weights : Weights
+        The model to start from.
+    unit_ids, recording_ids : sequence of str
+        Ids to add after those known, in this order.
+    seed : int
+        Of the new rows.
+    precision : {"float32", "bfloat16"}
+        Of the new model's matrix products.
 
     Raises
     ------
-    CheckpointError
-        If a weight is missing, unexpected, of another shape, not of floating point, or holds a
-        value that is no finite number in float32.
+    VocabularyError
+        If an id is known already, or is given twice.
     """
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file.path} holds no weights: a dict of tensors was expected.")
-    for kind, names in (("lacks", shapes.keys() - found.keys()),
-                        ("has an unknown", found.keys() - shapes.keys())):  # fmt: skip
-        if names:
-            first, more = min(names, key=str), len(names) - 1
-            raise CheckpointError(
-                f"{file.path} {kind} weight '{first}'{f' and {more} more' if more else ''}: it is "
-                "of another model, or of a version that is not known here."
-            )
-    for name, shape in shapes.items():
-        saved = found[name]
-        if not isinstance(saved, SavedTensor) or saved.dtype not in FLOATS:
-            kind = saved.dtype if isinstance(saved, SavedTensor) else type(saved).__name__
-            raise CheckpointError(f"{file.path}: '{name}' is {kind}, floating point was expected.")
-        if saved.shape != shape:
-            raise CheckpointError(
-                f"{file.path}: '{name}' has shape {saved.shape}, its settings say {shape}."
-            )
-    asked = sum(math.prod(shape) * found[name].dtype.itemsize for name, shape in shapes.items())
-    if asked > file.path.stat().st_size:
-        raise CheckpointError(f"{file.path} is damaged: its weights share bytes with one another.")
-    tensors = {}
-    for name in shapes:
-        tensors[name] = file.tensor(found[name]).float()
-        if not torch.isfinite(tensors[name]).all():
-            raise CheckpointError(
-                f"{file.path}: '{name}' holds values that are no finite numbers, so its training "
-                "failed: take another checkpoint."
-            )
-    casts = {name: str(found[name].dtype).removeprefix("torch.") for name in shapes
-             if found[name].dtype != torch.float32}  # fmt: skip
-    return tensors, casts
+    known, model = weights.vocabulary, weights.model
+    vocabulary = Vocabulary((*known.unit_ids, *unit_ids), (*known.recording_ids, *recording_ids))
+    state = {name: one.detach().cpu() for name, one in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    for table, more in (("unit", len(unit_ids)), ("recording", len(recording_ids))):
+        old = state[f"{table}_embedding.weight"]
+        new = torch.randn(more, model.config.dim, generator=generator)
+        state[f"{table}_embedding.weight"] = torch.cat([old, model.config.embedding_scale * new])
+    channels = _channels(model.targets, state)
+    made = build_model(model.config, vocabulary, channels, state, precision)
+    return Weights(made, vocabulary, weights.scales, weights.provenance)
+
+
+def _channels(targets: Sequence[str], state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    return {name: len(state[f"readout.{at}.weight"]) for at, name in enumerate(targets)}
 
 
 def build_model(

@@ -47,7 +47,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"config", "dropout", "errors", "rotary"},
         {"geglu", "loss", "untrusted", "vocabulary", "windows"},
         {"attention"},
-        {"data", "poyo", "tokenizer"},
+        {"data", "poyo", "tokenizer", "weight_tensors"},
         {"baselines", "checkpoint", "guards", "journal", "optim"},
         {"evaluate", "weights"},
         {"figures", "published", "report", "train"},
@@ -282,6 +282,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.train": {"numpy", "torch"},
     "spikedata_model.untrusted": {"torch"},
     "spikedata_model.vocabulary": {"numpy"},
+    "spikedata_model.weight_tensors": {"torch"},
     "spikedata_model.weights": {"pydantic", "torch"},
     "spikedata_model.windows": {"torch"},
 }

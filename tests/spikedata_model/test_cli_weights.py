@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from torch_brain.models import POYO
+
+from spikedata import cli
+from spikedata_model.weights import load_weights, weights_of_run
+from tests.spikedata_model.test_model_cli import Ended, Spikedata, sentence_of
+from tests.spikedata_model.test_published import save_theirs
+from tests.spikedata_model.test_untrusted import gadgets
+
+COMMANDS = [
+    EntryPoint(
+        f"{name}-weights", f"spikedata_model.cli_weights:{name}_weights", "spikedata.commands"
+    )
+    for name in ("import", "export")
+]
+
+
+@pytest.fixture(name="spikedata")
+def _spikedata(run, tmp_path, monkeypatch, capsys) -> Spikedata:
+    """Return a way to run the program in a folder that holds a finished ``run``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "entry_points", lambda group: COMMANDS)
+
+    def spikedata(arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["spikedata", *shlex.split(arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ended(caught.value.code or 0, captured.out, captured.err)
+
+    return spikedata
+
+
+def test_a_checkpoint_goes_in_and_comes_out_again(spikedata):
+    """With every row that means something as it was."""
+    save_theirs(Path("theirs.ckpt"), optimizer_states=[torch.ones(2)])
+    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.pt")
+    exported = spikedata("export-weights w.pt --out back.ckpt")
+    before = torch.load("theirs.ckpt", weights_only=True)["state_dict"]
+    after = torch.load("back.ckpt", weights_only=True)["state_dict"]
+
+    assert (imported.code, exported.code) == (0, 0)
+    for shown in ("optimizer_states", "row 3 of token_type_emb", "row 'NA' of unit_emb", "sha256"):
+        assert shown in imported.out
+    assert "9 units of 2 recordings" in exported.err
+    assert before.keys() == after.keys()
+    for name in before.keys() - {"model.unit_emb.vocab", "model.session_emb.vocab"}:
+        rows = slice(1, None) if name.endswith(("unit_emb.weight", "session_emb.weight")) else ...
+        rows = slice(3) if "token_type" in name else rows
+        assert torch.equal(before[name][rows], after[name][rows]), name
+
+
+def test_what_was_cast_is_shown(spikedata):
+    content = torch.load(save_theirs(Path("theirs.ckpt")), weights_only=True)
+    bias = content["state_dict"]["model.readout.bias"]
+    content["state_dict"]["model.readout.bias"] = bias.double()
+    torch.save(content, "theirs.ckpt")
+    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.pt")
+
+    assert "Turned into float32" in imported.out
+    assert "float64" in imported.out
+
+
+def test_a_run_is_exported_for_torch_brain(spikedata):
+    ended = spikedata("export-weights run --out run.ckpt")
+    model, weights = POYO.load_pretrained("run.ckpt"), weights_of_run(Path("run"))
+
+    assert ended.code == 0
+    assert list(model.unit_emb.vocab) == ["NA", *weights.vocabulary.unit_ids]
+    assert torch.equal(model.unit_emb.weight[1:], weights.model.unit_embedding.weight)
+
+
+def test_json_of_both_commands_is_one_document_on_stdout(spikedata):
+    save_theirs(Path("theirs.ckpt"))
+    read = json.loads(
+        spikedata("import-weights theirs.ckpt --target velocity --out w.pt --json").out
+    )
+    written = json.loads(spikedata("export-weights w.pt --out back.ckpt --json").out)
+    weights = load_weights(Path("w.pt"))
+
+    assert weights.provenance is not None
+    assert read["sha256"] == weights.provenance.sha256
+    assert read["dropped"] == weights.provenance.dropped
+    assert read["parameters"] == sum(one.numel() for one in weights.model.parameters())
+    assert written == {"checkpoint": "back.ckpt", "units": 9, "recordings": 2}
+
+
+def damaged(path: Path) -> None:
+    save_theirs(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def hostile(path: Path) -> None:
+    save_theirs(path, callbacks=gadgets(Path("proof"))["posix.system"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "make", "says"),
+    [
+        ("import-weights x --target v --out w.pt", None, "There is no file x"),
+        ("import-weights x --target v --out w.pt", damaged, "x is cut off or not a checkpoint"),
+        ("import-weights x --target v --out w.pt", hostile, "x names 'posix.system'"),
+        ("import-weights x --target v --out no/w.pt", save_theirs, "No such file or directory"),
+        ("export-weights x --out w.pt", None, "There is no file x"),
+        ("export-weights x --out w.pt", save_theirs, "x is no weights file of spikedata"),
+        ("export-weights . --out w.pt", None, "There is no run in ."),
+    ],
+)
+def test_a_failure_is_one_sentence_and_leaves_nothing(
+    spikedata, arguments, make: Callable[[Path], object] | None, says
+):
+    if make is not None:
+        make(Path("x"))
+    ended = spikedata(arguments)
+
+    assert ended.code == 1
+    assert says in sentence_of(ended)
+    assert not Path("w.pt").exists()
+    assert not Path("proof").exists()
+
+
+@pytest.mark.parametrize("arguments", ["import-weights x --out w.pt", "export-weights", "import-w"])
+def test_a_command_line_that_makes_no_sense_ends_with_2(spikedata, arguments):
+    ended = spikedata(arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "Traceback" not in ended.err
