@@ -12,7 +12,8 @@ from spikedata_model.errors import TrainingError
 __all__ = ["check_step", "check_weights", "weight_norms"]
 
 SHRUNK = 0.01  # of its norm at the start: such a weight is as good as gone
-MOST = 0.5  # share of the weights: more of them gone, and the model is
+GROWN = 1000.0  # times its norm at the start: such a weight has blown up
+MOST = 0.5  # share of the weights: more of them gone or blown up, and the model is
 
 
 def weight_norms(model: torch.nn.Module) -> dict[str, float]:
@@ -23,7 +24,7 @@ def weight_norms(model: torch.nn.Module) -> dict[str, float]:
 
 
 def check_weights(start: Mapping[str, float], model: torch.nn.Module, step: int, kept: int) -> None:
-    """Refuse to go on with weights that are no numbers, or most of which decayed to about 0.
+    """Refuse to go on with weights that are no numbers, or most of which are gone or blown up.
 
     Parameters
     ----------
@@ -37,8 +38,8 @@ def check_weights(start: Mapping[str, float], model: torch.nn.Module, step: int,
     Raises
     ------
     TrainingError
-        If a norm is not finite, or more than half of the norms are below a hundredth of those at
-        the start.
+        If a norm is not finite, or more than half of the norms are below a hundredth, or above a
+        thousand times, those at the start.
 
     Notes
     -----
@@ -54,12 +55,15 @@ def check_weights(start: Mapping[str, float], model: torch.nn.Module, step: int,
         )
     began = {name: norm for name, norm in start.items() if norm > 0}
     gone = [name for name, norm in began.items() if now[name] < SHRUNK * norm]
-    if len(gone) > MOST * len(began):
-        raise TrainingError(
-            f"After step {step} {len(gone)} of {len(began)} weights have shrunk to less than 1 % "
-            f"of what they were at the start ('{gone[0]}' among them), so the model says nothing "
-            "any more; " + _advice("weight_decay", kept)
-        )
+    wild = [name for name, norm in began.items() if now[name] > GROWN * norm]
+    kinds = {"shrunk to less than 1 % of": gone, "grown to more than 1000 times": wild}
+    for change, names in kinds.items():
+        if len(names) > MOST * len(began):
+            raise TrainingError(
+                f"After step {step} {len(names)} of {len(began)} weights have {change} what they "
+                f"were at the start ('{names[0]}' among them), so the model says nothing any more; "
+                + _advice("weight_decay", kept)
+            )
 
 
 def check_step(step: int, loss: float, norm: float, kept: int) -> None:
@@ -79,4 +83,4 @@ def check_step(step: int, loss: float, norm: float, kept: int) -> None:
 
 def _advice(setting: str, kept: int) -> str:
     held = f"the checkpoint of step {kept} is kept" if kept else "there was no checkpoint yet"
-    return f"lower train.{setting}, or train with train.optimizer=adamw in another --out; {held}."
+    return f"lower train.{setting}, or change train.optimizer, in another --out; {held}."

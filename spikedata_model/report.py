@@ -194,8 +194,8 @@ filter on {seen}.</p>
 <h2>Scores on the split “{evaluation.split}”</h2>
 <div class="scroll">{_score_table(evaluation.scores)}</div>
 <p class="note">R² = 1 − squared error / variance over {_where(evaluation.scores)}.
-The Wiener filter is ridge regression on spike counts in up to 20 bins within 0.5 s of each sample, its penalty chosen
-on the end of the training time. Both see only spikes of the split.</p>
+The Wiener filter is ridge regression on spike counts in up to 20 bins within 0.5 s of each sample,
+its penalty chosen on the end of the training time. Both see only spikes of the split.</p>
 {figures}
 <h2>Recordings</h2>
 <div class="scroll">{_recording_table(store, record)}</div>

@@ -216,29 +216,17 @@ def test_a_run_of_a_newer_version_is_refused_with_what_to_do(store, run):
         assert "damaged" not in sentence(caught)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"steps": 10}, r"config\.train\.steps is 9, now 10"),
-        ({"seed": 4}, r"config\.train\.seed is 0, now 4"),
-        ({"learning_rate": 0.5}, r"config\.train\.learning_rate is 0\.002, now 0\.5"),
-        ({"schedule": "one_cycle"}, r"config\.train\.schedule is trapezoid, now one_cycle"),
-        ({"optimizer": "lamb"}, r"config\.train\.optimizer is adamw, now lamb"),
-        ({"precision": "bfloat16"}, r"config\.train\.precision is float32, now bfloat16"),
-        ({"steps": None, "epochs": 2}, r"config\.train\.steps is 9, now 16"),
-    ],
-)
 def test_a_run_of_an_older_version_is_refused_with_what_to_do(run):
     change_json(run / "run.json", format_version=1)
 
-    with pytest.raises(CheckpointError, match="older spikedata.*train again in another --out"):
+    with pytest.raises(CheckpointError, match=r"older spikedata.*train again in another --out"):
         read_run(run)
 
 
 # ------------------------------------------------------------------ rows and schedule
 
 
-def rewrite(run: Path, **changes: object) -> None:
+def rewrite(run: Path, /, **changes: object) -> None:
     """Change fields of a checkpoint, as a program would that keeps its hashes right."""
     content = torch.load(run / "checkpoint.pt", weights_only=True) | changes
     fields = {name: content[name] for name in Checkpoint.__dataclass_fields__}
@@ -292,6 +280,21 @@ def test_a_checkpoint_of_another_schedule_is_refused(store, run):
         train(store, run, make_config())
 
 
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": 10}, r"config\.train\.steps is 9, now 10"),
+        ({"seed": 4}, r"config\.train\.seed is 0, now 4"),
+        ({"learning_rate": 0.5}, r"config\.train\.learning_rate is 0\.002, now 0\.5"),
+        ({"schedule": "one_cycle"}, r"config\.train\.schedule is trapezoid, now one_cycle"),
+        ({"optimizer": "lamb"}, r"config\.train\.optimizer is adamw, now lamb"),
+        ({"precision": "bfloat16"}, r"config\.train\.precision is float32, now bfloat16"),
+        ({"steps": None, "epochs": 2}, r"config\.train\.steps is 9, now 16"),
+    ],
+)
 def test_other_settings_in_the_same_folder_are_refused_by_name(store, run, change, says):
     with pytest.raises(ConfigError, match=f"holds a run with other settings: {says}") as caught:
         train(store, run, make_config(**change))

@@ -5,7 +5,15 @@ import json
 import pytest
 import torch
 
-from spikedata_model.config import Config, ModelConfig, list_presets, load_config
+from spikedata_model.config import (
+    Config,
+    ModelConfig,
+    Recipe,
+    TrainConfig,
+    list_presets,
+    load_config,
+    recipe_of,
+)
 from spikedata_model.errors import ConfigError
 from spikedata_model.poyo import Poyo
 
@@ -17,6 +25,8 @@ def test_a_bundled_preset_loads_and_makes_a_model_that_starts_with_finite_weight
 
     assert all(weight.isfinite().all() for weight in model.state_dict().values())
     assert config == load_config(list_presets()[name])
+    assert config == Config.model_validate_json(config.model_dump_json())
+    assert config == load_config(name.replace("-", "_"))
 
 
 def test_the_bundled_presets_are_the_ones_that_the_commands_name():
@@ -71,6 +81,15 @@ def test_the_last_of_two_settings_of_a_field_counts():
         ("train.weight_decay=nan", "train.weight_decay"),
         ("train.unit_dropout=1.0", "train.unit_dropout"),
         ("train.curve_split=vaild", "train.curve_split"),
+        ("train.optimizer=lam", "train.optimizer"),
+        ("train.schedule=cosine", "train.schedule"),
+        ("train.precision=float16", "train.precision"),
+        ("train.clip=-1.0", "train.clip"),
+        ("train.epochs=0", "train.epochs"),
+        ("data.recipes=pyo", "did you mean 'poyo'?"),
+        ("data.recipes=[{recordings='a', wieghts={}}]", "did you mean 'weights'?"),
+        ("data.recipes=[{recordings='a', weights={b=-1.0}}]", "data.recipes.0.weights.b"),
+        ("data.recipes=[{recordings='a', divide_by=0.0}]", "data.recipes.0.divide_by"),
         ("train.seed=-1", "train.seed"),
         ("model.context=inf", "model.context"),
         ("model.context=-1.0", "model.context"),
@@ -158,3 +177,91 @@ def test_the_latents_cover_the_whole_context(context, step, latents):
 def test_targets_are_named_without_quotes():
     """A shell eats the quotes of a TOML list."""
     assert load_config("smoke", ["data.targets=hand,heading"]).data.targets == ("hand", "heading")
+
+
+# ------------------------------------------------------------------ what the data decide
+
+
+def resolved(n_windows: int, **train: object) -> TrainConfig:
+    return Config.model_validate({"train": train}).resolve(n_windows).train
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "batch_size", "size", "steps"),
+    [(100, 10, 10, 70), (101, 10, 10, 77), (9, 10, 9, 7), (10, 10, 10, 7), (1, 10, 1, 7)],
+)
+def test_epochs_become_steps_and_a_batch_shrinks_to_an_epoch(n_windows, batch_size, size, steps):
+    found = resolved(n_windows, epochs=7, batch_size=batch_size)
+
+    assert (found.batch_size, found.total_steps, found.epochs) == (size, steps, None)
+
+
+def test_a_rate_per_window_is_multiplied_by_the_windows_that_a_batch_really_has():
+    given = {"learning_rate": 3.125e-5, "rate_per": "window", "batch_size": 1024}
+
+    assert resolved(5000, **given).learning_rate == 0.032
+    assert resolved(128, **given).learning_rate == 0.004
+    assert resolved(5000, **given | {"rate_per": "batch"}).learning_rate == 3.125e-5
+
+
+def test_what_is_resolved_stays_so():
+    config = load_config("poyo-mp").resolve(99_644)
+
+    assert config.train.total_steps == 98_000
+    assert config.resolve(50) == config.resolve(50).resolve(50)
+    assert config.resolve(99_644) == config
+
+
+def test_steps_and_epochs_take_each_others_place():
+    assert load_config("poyo-mp", ["train.steps=7"]).train.total_steps == 7
+    assert load_config("poyo-mp", ["train.epochs=7"]).train.epochs == 7
+    changed = load_config("smoke", ["train.epochs=7"]).train
+    assert (changed.steps, changed.epochs) == (None, 7)
+    last = load_config("smoke", ["train.epochs=7", "train.steps=8"]).train
+    assert (last.steps, last.epochs) == (8, None)
+
+
+def test_steps_and_epochs_in_one_file_are_refused(tmp_path):
+    (tmp_path / "mine.toml").write_text("[train]\nsteps = 3\nepochs = 2\n")
+
+    with pytest.raises(ConfigError, match=r"give steps \(3\) or epochs \(2\), not both"):
+        load_config(tmp_path / "mine.toml")
+
+
+def test_a_length_in_epochs_is_none_in_steps_before_the_data_are_known():
+    with pytest.raises(ConfigError, match="epochs is 1000: how many steps that is, only the data"):
+        _ = load_config("poyo-1").train.total_steps
+
+
+# ------------------------------------------------------------------ recipes
+
+
+def test_the_first_recipe_that_fits_a_recording_is_its_recipe():
+    first, second = Recipe(recordings="lab/*_co"), Recipe(recordings="lab/*")
+
+    assert recipe_of("lab/a_co", (first, second)) is first
+    assert recipe_of("lab/a_rt", (first, second)) is second
+    assert recipe_of("other/a_co", (first, second)) is None
+
+
+@pytest.mark.parametrize(
+    ("recording_id", "divide_by", "evaluate_on", "weights"),
+    [
+        ("perich_miller_population_2018/c_20131003_center_out_reaching", 20, "reach",
+         {"reach": 5, "return": 1, "random": 1, "hold": 0.1, "invalid": 0.1, "outlier": 0}),
+        ("perich_miller_population_2018/t_20130819_random_target_reaching", 20, "random",
+         {"random": 1, "hold": 0.1, "outlier": 0}),
+        ("churchland_shenoy_neural_2012/jenkins_20090912_maze", 800, None,
+         {"reach": 5, "return": 1, "hold": 0.1, "outlier": 1}),
+        ("odoherty_sabes_nonhuman_2017/indy_20160407_02", 200, None, {}),
+        ("nlb_mc_maze/jenkins_maze_train", 100, "evaluation_paper", {}),
+    ],
+)  # fmt: skip
+def test_the_published_recipes_are_found_by_our_names(
+    recording_id, divide_by, evaluate_on, weights
+):
+    recipe = recipe_of(recording_id, load_config("poyo-1").data.recipes)
+
+    assert recipe is not None
+    assert (recipe.divide_by, recipe.evaluate_on) == (divide_by, evaluate_on)
+    assert recipe.weights == weights

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
+from spikedata_model.config import Recipe
 from spikedata_model.data import RunData, prepare_data
 from spikedata_model.errors import ConfigError
 from tests.spikedata_model.builders import make_config, make_recording, make_splits, with_values
@@ -182,3 +184,116 @@ def test_a_split_exists_when_any_recording_has_time_in_it():
 
     assert prepare(A, bare).has_split("test")
     assert not prepare(bare).has_split("test")
+
+
+# ------------------------------------------------------------------ recipes
+
+REACH, HOLD = IntervalSet.single(1.0, 4.0), IntervalSet(np.array([3.0, 7.0]), np.array([5.5, 9.0]))
+
+
+def with_tables(recording: Recording, **tables: IntervalSet) -> Recording:
+    return replace(recording, intervals=tables)
+
+
+def test_samples_weigh_as_their_own_time_asks_whatever_the_window():
+    """The recipe of lab/a has two tables that overlap and one that is empty; lab/b has none."""
+    recipe = Recipe(recordings="lab/a", weights={"reach": 5.0, "hold": 0.1, "gone": 0.5})
+    other = Recipe(recordings="lab/c", weights={"gone": 0.5})
+    a, b = with_tables(A, reach=REACH, hold=HOLD, gone=IntervalSet.empty()), B
+    data = prepare(a, b, targets=("hand", "heading"), recipes=(recipe, other))
+    for seed in range(3):
+        config = make_config(seed=seed, batch_size=50)
+        batch = data.sampler("train", config, batch_size=50).batch(0, 0)
+        for name, target in batch.targets.items():
+            expected = []
+            for window, row in enumerate(batch.recording):
+                one = (a, b)[row]
+                times = one.series[name].times()
+                for time in times[(times >= batch.start[window]) & (times < batch.end[window])]:
+                    weight = np.float32(1)
+                    if row == 0 and 1 <= time < 4:
+                        weight *= np.float32(5)
+                    if row == 0 and (3 <= time < 5.5 or 7 <= time < 9):
+                        weight *= np.float32(0.1)
+                    expected.append(weight)
+            found = data.weights(batch, name)
+            assert found.dtype == np.float32
+            assert found.shape == target.time.shape
+            assert found == pytest.approx(np.array(expected))
+            assert len(np.unique(found)) == 4
+
+
+def test_without_a_recipe_all_samples_weigh_1_and_all_are_scored():
+    data = prepare(A)
+    batch = data.sampler("train", make_config(), batch_size=5).batch(0, 0)
+
+    assert set(data.weights(batch, "hand")) == {1}
+    assert data.scored("lab/a", np.array([0.0, 99.0])).all()
+
+
+def test_scores_are_taken_on_the_half_open_rows_of_the_recipes_table():
+    recipe = Recipe(recordings="lab/*", evaluate_on="hold")
+    data = prepare(with_tables(A, hold=HOLD), recipes=(recipe,))
+    time = np.array([2.9, 3.0, 5.4, 5.5, 7.0, 9.0])
+
+    assert data.scored("lab/a", time).tolist() == [False, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm/s", 200.0), ("cm/s", 20.0), ("m/s", 0.2)])
+def test_a_fixed_factor_is_taken_in_the_unit_of_the_series(unit, factor):
+    series = {"hand": replace(A.series["hand"], unit=unit)}
+    recipe = Recipe(recordings="lab/*", divide_by=20.0, unit="cm/s")
+    scale = prepare(replace(A, series=series), recipes=(recipe,)).scales["lab/a"]["hand"]
+
+    assert scale.mean == (0, 0)
+    assert scale.std == pytest.approx((factor, factor))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ({"weights": {"raech": 5.0}}, "weighs 'raech', but none of its 1 recordings"),
+        ({"weights": {"raech": 5.0}}, "did you mean 'reach'?"),
+        ({"evaluate_on": "raech"}, "lab/a has no interval table 'raech', on which the recipe of"),
+        ({"divide_by": 20.0, "unit": "px/s"}, "'hand' is in 'mm/s', but the recipe of 'lab/*'"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(recipe, says):
+    with pytest.raises(ConfigError) as caught:
+        prepare(with_tables(A, reach=REACH), recipes=(Recipe(recordings="lab/*", **recipe),))
+    assert says in str(caught.value)
+
+
+def test_a_recipe_of_recordings_that_are_not_here_asks_nothing_of_others():
+    recipe = Recipe(recordings="other/*", weights={"x": 2.0}, evaluate_on="x", divide_by=3.0)
+
+    assert prepare(A, recipes=(recipe,)).scales == prepare(A).scales
+
+
+# ------------------------------------------------------------------ windows that are refused
+
+
+@pytest.mark.parametrize(("start", "end"), [(-0.5, 0.5), (19.5, 20.5), (25.0, 26.0)])
+def test_windows_outside_the_observed_time_are_refused(start, end):
+    """The sampler gives them: it holds nobody to a domain."""
+    data = prepare(A, B)
+    sampler = data.sampler("train", make_config(), batch_size=3)
+    good = sampler.gather(np.array([1]), np.array([0.0]), np.array([1.0]))
+    data.check_windows(good)
+    bad = sampler.gather(np.array([0, 1]), np.array([0.0, start]), np.array([1.0, end]))
+
+    with pytest.raises(ConfigError, match=r"lab/b: the window \[.*outside the time that was obse"):
+        data.check_windows(bad)
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+@pytest.mark.parametrize("column", ["spike_unit", "unit"])
+def test_a_unit_index_that_is_none_is_refused(index, column):
+    """Index -1 would be the last unit."""
+    data = prepare(A, B)
+    batch = data.sampler("train", make_config(), batch_size=3).batch(0, 0)
+    changed = getattr(batch, column).copy()
+    changed[0] = index
+
+    with pytest.raises(ConfigError, match="but the model knows the units 0 to 6"):
+        data.check_windows(replace(batch, **{column: changed}))

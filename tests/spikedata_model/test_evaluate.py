@@ -11,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording
 from spikedata.sampler import Sampler
+from spikedata_model.config import DataConfig
 from spikedata_model.data import RunData, prepare_data
-from spikedata_model.errors import CheckpointError, ConfigError
+from spikedata_model.errors import CheckpointError, ConfigError, VocabularyError
 from spikedata_model.evaluate import Evaluation, Prediction, evaluate, predict, r2_score
 from spikedata_model.poyo import Poyo
 from spikedata_model.tokenizer import Tokenizer
@@ -110,6 +112,63 @@ def test_every_sample_of_the_split_is_predicted_exactly_once(lengths, seed, touc
         assert np.array_equal(series.times()[rows], one.time)
         assert np.array_equal(series.values[rows].astype(np.float64), one.truth)
         assert np.isfinite(one.predicted).all()
+
+
+@pytest.mark.parametrize("target", ["hand", "heading"])
+def test_predictions_have_as_many_rows_as_the_split_has_samples(target):
+    """Counted in the data, window by window of it; other stitchers return more rows than that.
+
+    Samples at irregular times or on a grid whose times are no binary numbers, windows that overlap
+    by half, several intervals, and a last window that is not a whole step behind the one before.
+    """
+    splits = make_splits(
+        (1e6, 1e6 + 9.7, "train"), (1e6 + 9.7, 1e6 + 13.05, "test"),
+        (1e6 + 13.3, 1e6 + 14.9, "test"), (1e6 + 15.0, 1e6 + 15.2, "test"),
+        (1e6 + 16.0, 1e6 + 20.0, "test"),
+    )  # fmt: skip
+    recording = make_recording(
+        start=1e6, sample_rate=30.0, splits=splits, targets=("hand", "heading")
+    )
+    times = [
+        float(time)
+        for time in recording.series[target].times()
+        if any(start <= time < end for start, end in recording.split("test"))
+    ]
+    found = {one.target: one for one in predict(*prepare(recording), CONFIG, "test")}[target]
+
+    assert len(found.time) == len(found.truth) == len(found.predicted) == len(times)
+    assert found.time.tolist() == times
+    assert len(set(times)) == len(times)
+
+
+def test_an_interval_that_reaches_past_the_end_of_the_recording_is_refused():
+    recording = make_recording(
+        splits=make_splits((0.0, 15.0, "train"), (15.0, 17.0, "valid"), (17.0, 21.5, "test"))
+    )
+    model, data = prepare(recording)
+
+    assert len(predict(model, data, CONFIG, "valid")) == 1
+    with pytest.raises(ConfigError, match=r"lab/a: the window \[.* reaches outside the time that"):
+        predict(model, data, CONFIG, "test")
+
+
+def test_a_recording_with_units_that_the_model_does_not_know_is_refused():
+    model, data = prepare(make_recording(n_units=3))
+    other = replace(data, recordings={"lab/a": make_recording(n_units=4)})
+
+    with pytest.raises(VocabularyError, match="knows no unit 'lab/a/u3'"):
+        predict(model, other, CONFIG, "test")
+
+
+def test_a_window_longer_than_the_context_is_refused():
+    _, data = prepare(make_recording())
+    longer = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"context": 1.5})})
+    sampler = data.sampler("test", longer, batch_size=2)
+
+    with pytest.raises(
+        ConfigError, match=r"window of 1\.5 s is longer than the model's context of 1"
+    ):
+        data.tokenizer(sampler, CONFIG)(sampler.batch(0, 0))
 
 
 @pytest.mark.parametrize("end", [6.0, 0.1 * 70, 5 + 1 / 3 + 1.7, 7.3 + 2e-16])
@@ -247,6 +306,45 @@ def test_an_evaluation_scores_every_target_beside_the_baseline_and_is_read_back(
         assert one.mean_r2 == pytest.approx(np.mean(one.r2))
         assert one.mean_baseline_r2 == pytest.approx(np.mean(one.baseline_r2))
         assert one.angle_error_deg is None
+
+
+@pytest.mark.parametrize("rows", [[(16.0, 16.5), (18.0, 19.05)], [(0.0, 99.0)], [(1.0, 2.0)]])
+def test_scores_are_taken_where_the_recipe_says_and_on_the_whole_split(tmp_path, rows):
+    """The table's rows may hold some of the split, all, or nothing of it."""
+    start, end = np.array(rows).T
+    recording = make_recording()
+    recording = replace(recording, intervals={"reach": IntervalSet(start.copy(), end.copy())})
+    store = make_store(tmp_path / "store", recording)
+    recipe = {"recordings": "lab/*", "weights": {"reach": 5.0}, "evaluate_on": "reach"}
+    data = DataConfig.model_validate({"recipes": [recipe]})
+    end_of_run = train(store, tmp_path / "run", CONFIG.model_copy(update={"data": data}))
+    (found,) = evaluate(store, tmp_path / "run").scores
+    with pa.memory_map(str(tmp_path / "run" / "predictions-test.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    time, scored = (table[name].to_numpy() for name in ("time", "scored"))
+    inside = np.any([(a <= time) & (time < b) for a, b in rows], axis=0)
+
+    assert np.array_equal(scored, inside)
+    assert (found.evaluate_on, found.n_samples) == ("reach", 100)
+    assert found.n_scored == inside.sum() / 2
+    assert any(name.startswith("r2 ") for name in end_of_run.curve[-1])
+    channels = table["channel"].to_pylist()
+    for column, channel in enumerate(found.columns):
+        mine = np.array([one == channel for one in channels])
+        for name, part, whole in (
+            ("poyo", found.r2, found.r2_whole),
+            ("wiener", found.baseline_r2, found.baseline_r2_whole),
+        ):
+            truth, decoded = table["truth"].to_numpy(), table[name].to_numpy()
+            for rows_of, score in ((mine & inside, part), (mine, whole)):
+                again = r2_score(truth[rows_of][:, None], decoded[rows_of][:, None])
+                assert score[column] == pytest.approx(float(again[0]), nan_ok=True)
+
+
+def test_without_a_recipe_both_scores_are_the_same(store, run):
+    for one in evaluate(store, run).scores:
+        assert (one.evaluate_on, one.n_scored) == (None, one.n_samples)
+        assert (one.r2, one.baseline_r2) == (one.r2_whole, one.baseline_r2_whole)
 
 
 def test_the_predictions_file_holds_every_channel_as_its_own_rows(store, run):

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from spikedata.cli import main
+from spikedata.intervals import IntervalSet
 from spikedata_model import cli, figures
 from tests.spikedata_model.builders import make_recording, make_store, with_values
 
@@ -86,6 +89,80 @@ def test_training_evaluating_and_reporting_end_with_0_and_say_what_is_next(spike
     assert paths[0] == Path("new/report.html")
     assert len(paths) == 7
     assert all(path.is_file() for path in paths)
+
+
+def two_animals(path: str, **other: object) -> None:
+    """Make a store of two animals with other units and another behaviour rate."""
+    make_store(
+        Path(path),
+        make_recording("apes/one", n_units=6, sample_rate=20.0),
+        make_recording("birds/two", seed=1, n_units=3, sample_rate=50.0, duration=24.0, **other),
+    )
+
+
+def test_one_command_trains_and_scores_two_animals_with_other_units_and_rates(spikedata):
+    two_animals("zoo")
+    ended = spikedata(f"train --out new --store zoo --evaluate --split valid {TINY}")
+
+    assert ended.code == 0
+    assert "Next: spikedata report new --split valid" in ended.err
+    for name in ("tokens_per_s", "seconds_left", "memory_mb", "mean r2"):
+        assert name in ended.out
+        assert name in Path("new/learning_curve.csv").read_text()
+    assert "R² on the split 'valid' (new)" in ended.out
+    scores = json.loads(Path("new/evaluation-valid.json").read_text())["scores"]
+    assert [(one["recording_id"], one["n_samples"]) for one in scores] == [
+        ("apes/one", 60), ("birds/two", 180),
+    ]  # fmt: skip
+    units = json.loads(Path("new/run.json").read_text())["unit_ids"]
+    assert (len(units), units[5], units[6]) == (9, "apes/one/u5", "birds/two/u0")
+
+
+def test_json_of_training_with_scores_holds_both(spikedata):
+    both = strict_json(spikedata(f"train --out new --store store --evaluate --json {TINY}").out)
+
+    assert both["step"] == 4
+    assert both["evaluation"] == strict_json(Path("new/evaluation-test.json").read_text())
+
+
+def test_a_target_of_another_width_is_refused_and_another_target_is_not(spikedata):
+    other = make_recording("birds/two", seed=1)
+    hand = other.series["hand"]
+    narrow = replace(hand, values=hand.values[:, :1], columns=("x",))
+    other = replace(other, series={**other.series, "hand": narrow})
+    make_store(Path("zoo"), make_recording("apes/one"), other)
+    ended = spikedata(f"train --out new --store zoo --evaluate {TINY}")
+    assert ended.code == 2
+    assert "birds/two: 'hand' has 1 channels, 2 in the recordings before it" in sentence_of(ended)
+
+    make_store(Path("apart"), make_recording("apes/one"),
+               make_recording("birds/two", seed=1, targets=("heading",)))  # fmt: skip
+    assert spikedata(f"train --out apart/run --store apart --evaluate {TINY}").code == 0
+    scores = json.loads(Path("apart/run/evaluation-test.json").read_text())["scores"]
+    assert [one["target"] for one in scores] == ["hand", "heading"]
+
+
+def test_scores_on_the_recipes_table_and_on_the_whole_split_are_printed(spikedata):
+    reach = IntervalSet(np.array([15.5, 18.0]), np.array([16.5, 19.0]))
+    recording = replace(make_recording("lab/a"), intervals={"reach": reach})
+    make_store(Path("phases"), recording, make_recording("lab/b", seed=1))
+    recipes = "data.recipes=[{recordings='lab/a', evaluate_on='reach'}]"
+    ended = spikedata(f'train --out new --store phases --evaluate --set "{recipes}" {TINY}')
+
+    assert ended.code == 0
+    for text in ("scored on", "reach", "whole split", "Wiener filter, whole split"):
+        assert text in ended.out
+    assert spikedata("report new --store phases").code == 0
+    page = Path("new/report.html").read_text()
+    assert "the samples in rows of “reach”; in brackets over every sample of the split" in page
+
+
+def test_a_run_that_ran_away_ends_with_1_and_one_sentence(spikedata):
+    settings = "--set train.weight_decay=490 --set train.warmup=0.0 --set train.decay=0.0"
+    ended = spikedata(f"train --out new --store store {TINY} {settings}")
+
+    assert ended.code == 1
+    assert "Error: After step" in sentence_of(ended)
 
 
 def test_json_of_every_command_is_one_document_on_stdout(spikedata, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 
 from spikedata.errors import RecordingNotFoundError, SamplingError
 from spikedata.intervals import IntervalSet
+from spikedata.sampler import Sampler
 from spikedata.store import Store
 from spikedata_model import checkpoint as checkpoint_module
-from spikedata_model.checkpoint import Checkpoint, load_checkpoint
-from spikedata_model.config import Config, load_config
+from spikedata_model.checkpoint import Checkpoint, load_checkpoint, read_run
+from spikedata_model.config import Config, DataConfig, load_config
 from spikedata_model.data import prepare_data
 from spikedata_model.errors import ConfigError
 from spikedata_model.evaluate import predict, r2_score
@@ -324,6 +326,122 @@ def test_windows_without_samples_train_and_stay_finite(tmp_path):
 
     assert all(weight.isfinite().all() for weight in end.model.values())
     assert np.isfinite([row["loss"] for row in end.curve]).all()
+
+
+def test_samples_weigh_in_the_loss_as_the_recipe_says():
+    """A factor of 0 takes samples out of the loss, as if they were not there."""
+    reach = IntervalSet.single(0.0, 6.0)
+    recording = replace(make_recording(), intervals={"reach": reach})
+    losses = {}
+    for name, weights in (("none", {}), ("nothing", {"reach": 0.0}), ("more", {"reach": 5.0})):
+        recipe = {"recordings": "lab/*", "weights": weights}
+        data_config = DataConfig.model_validate({"recipes": [recipe]})
+        config = make_config(learning_rate=1e-9).model_copy(update={"data": data_config})
+        data = prepare_data({"lab/a": recording}, ("lab/a",), config)
+        torch.manual_seed(0)
+        model = Poyo(config.model, 4, 1, data.channels)
+        sampler = training_sampler(data, config, 8)
+        batch, tokenizer = sampler.batch(0, 0), data.tokenizer(sampler, config)
+        with torch.no_grad():
+            error = (model(tokenizer(batch))["hand"] - data.normalised(batch, "hand")).numpy()
+        offsets = batch.targets["hand"].offsets
+        time = batch.targets["hand"].time + np.repeat(batch.start, np.diff(offsets))
+        weight = np.where(time < 6 - 1e-4, weights.get("reach", 1.0), 1.0)
+        expected = (error**2 * weight[:, None]).sum() / (2 * weight.sum())
+        optimizer = make_optimizer(model, config.train)
+        losses[name] = train_step(model, optimizer, sampler, tokenizer, data, config.train, 0)
+        assert losses[name] == pytest.approx(expected, rel=1e-4)
+    assert len(set(losses.values())) == 3
+
+
+def test_a_batch_larger_than_an_epoch_shrinks_and_says_so(finished, tmp_path, caplog):
+    """Others drop the last batch that is not full: here that would be all of them."""
+    store = Store(finished / "store")
+    config = make_config(batch_size=1000, epochs=3, steps=None)
+    end = train(store, tmp_path / "run", config)
+    settings = read_run(tmp_path / "run").config.train
+
+    assert "holds 24 windows, fewer than train.batch_size (1000)" in caplog.text
+    assert (settings.batch_size, settings.total_steps, end.step) == (24, 3, 3)
+    assert_same_end(end, train(store, tmp_path / "run", config))
+
+
+PUBLISHED = make_config(
+    DROPPED, unit_dropout=DROPOUT, steps=None, epochs=2, optimizer="lamb", schedule="one_cycle",
+    decay=0.5, learning_rate=1e-3, rate_per="window", clip=0.0, weight_decay=1e-4, eps=1e-6,
+)  # fmt: skip
+SPARING = make_config(DROPPED, unit_dropout=DROPOUT, precision="bfloat16")
+
+
+@pytest.mark.parametrize("config", [PUBLISHED, SPARING], ids=["lamb and one cycle", "bfloat16"])
+def test_every_optimiser_schedule_and_precision_is_resumed_to_the_last_bit(
+    finished, tmp_path, config
+):
+    store = Store(finished / "store")
+    undisturbed = train(store, tmp_path / "undisturbed", config)
+    for step in (4, 7):
+        with pytest.raises(Interrupted):
+            train(store, tmp_path / "run", config, progress=stop_at(step))
+
+    assert_same_end(undisturbed, train(store, tmp_path / "run", config))
+    assert undisturbed.total_steps == undisturbed.step == (16 if config is PUBLISHED else 9)
+
+
+def test_weights_and_moments_are_float32_whatever_the_precision(finished, tmp_path):
+    end = train(Store(finished / "store"), tmp_path / "run", SPARING)
+    moments = [value for state in end.optimizer["state"].values() for value in state.values()]
+
+    assert {weight.dtype for weight in end.model.values()} == {torch.float32}
+    assert {value.dtype for value in moments} == {torch.float32}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_training_in_bfloat16_lowers_the_loss_about_as_much_as_in_float32(tmp_path, optimizer):
+    """Masters that were rounded to bfloat16 would stand still: a step moves them by less."""
+    model = TINY.model_copy(update={"init": "local", "dim": 32, "dim_head": 16})
+    store = make_store(tmp_path / "store", make_recording(duration=40.0, n_units=12, rate=12.0))
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        config = make_config(
+            model, steps=60, batch_size=8, learning_rate=4e-3 if optimizer == "adamw" else 2e-2,
+            optimizer=optimizer, precision=precision, evaluate_every=20, checkpoint_every=60,
+            eps=1e-6,
+        )  # fmt: skip
+        curve = train(store, tmp_path / precision, config).curve
+        assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
+        ends[precision] = curve[-1]["loss"]
+    assert ends["bfloat16"] < 1.2 * ends["float32"] + 0.02
+
+
+def test_an_interrupt_while_the_next_batch_is_made_ends_at_once(finished, tmp_path, monkeypatch):
+    """And leaves no thread behind that goes on reading."""
+    entered = threading.Event()
+    batch = Sampler.batch
+
+    def slow(self: Sampler, epoch: int, step: int) -> object:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+        return batch(self, epoch, step)
+
+    monkeypatch.setattr(Sampler, "batch", slow)
+    with pytest.raises(Interrupted):
+        train(Store(finished / "store"), tmp_path / "run", RANDOM, progress=stop_at(2))
+
+    assert entered.is_set()
+    assert not any(one.name.startswith("next-batch") for one in threading.enumerate())
+
+
+def test_an_error_while_the_next_batch_is_made_is_raised(finished, tmp_path, monkeypatch):
+    batch = Sampler.batch
+
+    def failing(self: Sampler, epoch: int, step: int) -> object:
+        if step == 2:
+            raise SamplingError("no such batch.")
+        return batch(self, epoch, step)
+
+    monkeypatch.setattr(Sampler, "batch", failing)
+    with pytest.raises(SamplingError, match="no such batch"):
+        train(Store(finished / "store"), tmp_path / "run", RANDOM)
 
 
 # ------------------------------------------------------------------ refusals
