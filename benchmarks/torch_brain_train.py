@@ -10,6 +10,7 @@ carry a weight of 1 each there, so the loss is the mean squared error over what 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -19,12 +20,11 @@ from torch_brain.batching import collate
 from torch_brain.datasets import DatasetIndex
 from torch_brain.models import POYO
 from torch_brain_sampler import DIRNAME, Padded, forever, names_of, random_windows
-from train_work import CHANNELS, KIND, LATENT_STEP, LENGTH, Case, Work, serve
+from train_work import CHANNELS, KIND, LATENT_STEP, LENGTH, Case, Shape, Work, serve
 
 
-def make_model(case: Case) -> POYO:
-    """Return its POYO in the sizes of the case."""
-    shape = case.shape
+def make_model(shape: Shape) -> POYO:
+    """Return its POYO in some sizes."""
     return POYO(
         sequence_length=LENGTH,
         latent_step=LATENT_STEP,
@@ -57,13 +57,12 @@ def facts_of(inputs: dict, target: dict) -> np.ndarray:
 def prepare(case: Case) -> tuple[Callable[[], Work], np.ndarray]:
     """Return what builds the model, and the facts of the given windows.
 
-    The tokenizer is the model's, so the model is there before memory is counted from: a few
-    megabytes of weights are left out, in its favour.
+    The tokenizer is a method of the model, which is built later, when its memory is counted; a
+    narrow one with the same units and latents makes the same tokens before.
     """
     dataset = open_dataset(case)
-    model = dataset.model = make_model(case)
-    model.init_vocabs(dataset)
-    model.to(case.device)
+    dataset.model = make_model(replace(case.shape, dim=8, depth=0, dim_head=8))
+    dataset.model.init_vocabs(dataset)
 
     def ready(batch: tuple[dict, dict]) -> tuple[tuple[dict, dict], torch.Tensor]:
         inputs, target = (
@@ -88,15 +87,22 @@ def prepare(case: Case) -> tuple[Callable[[], Work], np.ndarray]:
             drop_last=True,
         )  # fmt: skip
         drawn = map(ready, forever(loader))  # type: ignore[arg-type]  # batches, by collate
-    kind = torch.device(case.device).type
 
-    def predict(batch: tuple[dict, dict]) -> torch.Tensor:
-        inputs, target = batch
-        with torch.autocast(kind, KIND["bfloat16"], enabled=case.precision == "bfloat16"):
-            predicted = model(**inputs, output_timestamps=target["timestamps"])
-        return predicted[target["mask"]]
+    def build() -> Work:
+        model = make_model(case.shape)
+        model.init_vocabs(dataset)
+        model.to(case.device)
+        kind = torch.device(case.device).type
 
-    return lambda: Work(model, lambda: next(drawn), predict), facts
+        def predict(batch: tuple[dict, dict]) -> torch.Tensor:
+            inputs, target = batch
+            with torch.autocast(kind, KIND["bfloat16"], enabled=case.precision == "bfloat16"):
+                predicted = model(**inputs, output_timestamps=target["timestamps"])
+            return predicted[target["mask"]]
+
+        return Work(model, lambda: next(drawn), predict)
+
+    return build, facts
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def test_the_count_of_matrix_products_is_that_of_the_published_model(
     size: str, training: bool
 ) -> None:
     case = train_work.Case("", size, "plain", "float32")
-    model = torch_brain_train.make_model(case)
+    model = torch_brain_train.make_model(case.shape)
     model.unit_emb.initialize_vocab(["a", "b"])
     model.session_emb.initialize_vocab(["s"])
     windows, tokens, queries = 2, 13, 5
