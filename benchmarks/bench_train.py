@@ -9,7 +9,8 @@ share of it that the matrix products of the published model reach (`train_work.m
 
     python benchmarks/bench_train.py --torch-brain PYTHON --out benchmarks/results/train.json
     python benchmarks/bench_train.py --torch-brain PYTHON --device cuda --batch-size 1024 \
-        --sizes 11.8M --loading --block-seconds 10 --out benchmarks/results/train-cuda.json
+        --batches 2 --scale 0.5 --sizes 11.8M --no-loading --matrix 8192 --block-seconds 10 \
+        --out benchmarks/results/train-cuda.json
 
 About 8 minutes on 2 cores, most of them torch_brain's 11.8M, which takes 19 GB. With --parts
 FOLDER every finished group is kept, and a run that was cut off goes on from there.
