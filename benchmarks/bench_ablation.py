@@ -43,7 +43,6 @@ CHANGES = {
     "no warm-up": "train.warmup=0",
     "embeddings ten times as large": "model.embedding_scale=0.2",
     "half the width": "model.dim=64",
-    "half the depth": "model.depth=1",
     "twice the depth": "model.depth=4",
     "twice the latents": "model.latents_per_step=8",
     "half the batch": "train.batch_size=8",
@@ -122,7 +121,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0])
     add("--budget", type=float, default=10.0, help="minutes after which no run begins")
     add("--preset", default="poyo-compact")
-    add("--set", nargs="*", default=["train.evaluate_every=50"], help="in all rows")
+    add("--set", nargs="*", default=["train.evaluate_every=25"], help="in all rows")
     add("--change", nargs=2, action="append", metavar=("NAME", "SETTINGS"), help="a row more")
     add("--only", nargs="+", metavar="NAME", help="these rows alone")
     add("--threads", type=int, default=0)

@@ -47,7 +47,7 @@ SMALL = (
 )
 """torch_brain's POYO in the size of our preset: its 1.3M passes no filter in these times."""
 
-OVERHEAD = 0.35  # of a run's seconds: evaluations, start; for the estimate alone
+OVERHEAD = 0.45  # of a run's seconds: evaluations, start; for the estimate alone
 
 
 @dataclass(frozen=True)
@@ -226,17 +226,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--recordings", nargs="*", default=[], help="ID or ID@SCHEME, in --store")
     add("--synthetic", nargs="*", default=["center_out:0"], help="TASK:SEED")
     add("--synthetic-seconds", type=float, default=1200.0)
-    add("--seconds", type=float, default=90.0, help="of training, at most, in each run")
+    add("--seconds", type=float, default=75.0, help="of training, at most, in each run")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--budget", type=float, default=30.0, help="minutes after which no run begins")
     add("--preset", default="poyo-compact")
-    add("--set", nargs="*", default=["train.evaluate_every=30"], help="in all of our settings")
+    add("--set", nargs="*", default=["train.evaluate_every=15"], help="in all of our settings")
     add("--ours", nargs="+", help="our settings, each quoted: 'section.field=value ...'")
     add("--torch-brain", help="a python with torch_brain; left out, only ours is measured")
     add("--theirs", nargs="+", help="as many of torch_brain's, each quoted: ' --lr 1e-3'; a "
         "--seconds there shortens its schedule")  # fmt: skip
     add("--theirs-base", default=SMALL, help="in all of torch_brain's settings")
-    add("--eval-every", type=float, default=10.0, help="torch_brain's seconds between evaluations")
+    add("--eval-every", type=float, default=6.0, help="torch_brain's seconds between evaluations")
     add("--threads", type=int, default=0)
     add("--results", type=Path, help="where every run is kept; deleted afterwards if not given")
     add("--out", type=Path)
