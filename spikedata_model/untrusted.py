@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 import zlib
@@ -25,23 +24,13 @@ import torch
 
 from spikedata.files import sha256_of
 from spikedata_model.errors import CheckpointError
+from spikedata_model.pickle_program import full_name, names_in
 
 __all__ = ["Inert", "SavedTensor", "TorchFile", "read_torch_file", "unwrapped"]
 
 MAX_PICKLE = (
     1 << 26
 )  # bytes; the vocabulary of 30,000 units and an optimiser's state take some 4 MB
-
-# Instructions of pickle protocol 2 that torch.save writes; the others make or fetch values in ways
-# that nothing here needs.
-KNOWN_OPCODES = frozenset(
-    {"PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1",
-     "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
-     "BINFLOAT", "BINUNICODE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "APPEND",
-     "APPENDS", "SETITEM", "SETITEMS", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"}
-)  # fmt: skip
-
-PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "commands": "subprocess"}
 
 STORAGES: dict[str, torch.dtype] = {
     f"torch.{name}Storage": dtype
@@ -224,7 +213,7 @@ def read_torch_file(path: Path) -> TorchFile:
         with zipfile.ZipFile(path) as archive:
             folder, members = _members(path, archive)
             program = archive.read(f"{folder}/data.pkl")
-        names = _names(program)
+        names = names_in(program)
         _refuse_names(path, names)
         reader = _Reader(program, folder, members)
         return TorchFile(path, sha256_of(path), reader.load(), tuple(sorted(reader.stand_ins)))
@@ -281,25 +270,6 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
     return folders[0], members
 
 
-def _names(program: bytes) -> set[str]:
-    """Return the full names that a pickle asks for, reading its instructions one by one."""
-    names = set()
-    for opcode, argument, position in pickletools.genops(program):
-        if opcode.name not in KNOWN_OPCODES:
-            raise ValueError(f"its pickle uses the instruction {opcode.name}")
-        if opcode.name == "GLOBAL":
-            names.add(_full_name(*str(argument).split(" ", 1)))
-        elif opcode.name == "LONG_BINPUT" and int(argument or 0) > (position or 0):
-            raise ValueError("its pickle numbers more values than it has")  # room is made for all
-    return names
-
-
-def _full_name(module: str, name: str) -> str:
-    # Protocol 2 writes the names that Python 2 had.
-    module = PYTHON_2.get(module, module)
-    return f"{module}.{name}"
-
-
 def _refuse_names(path: Path, names: set[str]) -> None:
     """Refuse a file that names anything but tensors, dicts and classes of training frameworks."""
     strange = sorted(
@@ -326,7 +296,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         """Return what a name means here: never what it means to Python."""
-        full = _full_name(module, name)
+        full = full_name(module, name)
         if full in REAL:
             return REAL[full]
         if full in STORAGES:

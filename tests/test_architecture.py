@@ -44,7 +44,7 @@ LAYERS: dict[str, list[set[str]]] = {
          "cli_manifest", "cli_mirror", "cli_options", "console"},
     ],
     "spikedata_model": [
-        {"config", "dropout", "errors", "rotary"},
+        {"config", "dropout", "errors", "pickle_program", "rotary"},
         {"geglu", "loss", "untrusted", "vocabulary", "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
@@ -274,6 +274,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.journal": {"numpy", "torch"},
     "spikedata_model.loss": {"numpy", "torch"},
     "spikedata_model.optim": {"torch"},
+    "spikedata_model.pickle_program": set(),
     "spikedata_model.poyo": {"torch"},
     "spikedata_model.published": {"pydantic", "torch"},
     "spikedata_model.report": {"numpy", "pyarrow", "pydantic"},
