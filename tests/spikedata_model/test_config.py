@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,3 +266,25 @@ def test_the_published_recipes_are_found_by_our_names(
     assert recipe is not None
     assert (recipe.divide_by, recipe.evaluate_on) == (divide_by, evaluate_on)
     assert recipe.weights == weights
+
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+OF_POYO = ("perich_miller", "churchland_shenoy", "odoherty_sabes", "nlb_mc_maze")
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_the_published_recipes_fit_what_our_harmonisers_make(path):
+    """Golden summaries say which tables, units and split schemes a recording has."""
+    made = json.loads(path.read_text())
+    data = load_config("poyo-1").data
+    recipe = recipe_of(made["recording_id"], data.recipes)
+    if not made["recording_id"].startswith(OF_POYO) or not made["targets"]:
+        assert recipe is None
+        return
+
+    assert recipe is not None
+    assert recipe.weights.keys() <= made["intervals"].keys()
+    assert recipe.evaluate_on is None or recipe.evaluate_on in made["intervals"]
+    assert data.scheme in made["splits"]
+    for target in made["targets"]:
+        assert made["series"][target]["unit"] == recipe.unit
