@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -33,10 +34,12 @@ def spikedata(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def results_of(folder: Path) -> dict[str, object]:
-    """Return what must not depend on interruptions: scores, curve but its seconds, pictures."""
+    """Return what must not depend on interruptions: scores, curve but what is clocked, pictures."""
     evaluation = json.loads((folder / "run/evaluation-test.json").read_text())
-    rows = (folder / "run/learning_curve.csv").read_text().splitlines()
-    steady = [[cell for i, cell in enumerate(row.split(",")) if i != 1] for row in rows]
+    clocked = {"seconds", "tokens_per_s", "seconds_left", "memory_mb", "gpu_memory_mb"}
+    with (folder / "run/learning_curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steady = [{name: cell for name, cell in row.items() if name not in clocked} for row in rows]
     pictures = {
         path.name: path.read_bytes()
         for path in (folder / "run").glob("*.png")
