@@ -43,7 +43,8 @@ def phases(time_BN: torch.Tensor, frequency_F: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     time_BN : Tensor, shape (..., N), float32
-        Seconds from the window's start. Float32 is enough there, never for a recording's clock.
+        Seconds from the window's start. Float32 is enough there, never for a recording's clock;
+        angles are float64, for at a period of 0.1 ms those of 1 s are 63,000 radians.
     frequency_F : Tensor, shape (F,)
         Radians a second.
 
@@ -52,8 +53,9 @@ def phases(time_BN: torch.Tensor, frequency_F: torch.Tensor) -> torch.Tensor:
     Tensor, shape (..., N, 2 F), complex64
         The turns by ``frequency_F``, then F ones: half of a head does not turn.
     """
-    angle_BNF = time_BN.unsqueeze(-1) * frequency_F
-    turn_BNF = torch.polar(torch.ones_like(angle_BNF), angle_BNF)
+    angle_BNF = time_BN.unsqueeze(-1).double() * frequency_F.double()
+    angle_BNF = torch.remainder(angle_BNF, 2 * math.pi).float()
+    turn_BNF = torch.complex(angle_BNF.cos(), angle_BNF.sin())
     return torch.cat([turn_BNF, torch.ones_like(turn_BNF)], dim=-1)
 
 

@@ -166,14 +166,6 @@ def save_theirs(path: Path, config: ModelConfig = SMALL, **more: object) -> Path
 
 # ------------------------------------------------------------------ equality
 
-ROUNDED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rotary.phases rounds angles to float32: up to 0.004 rad of its shortest period, where "
-    "torch_brain's float64 times give float64 angles. Take this mark away with that.",
-)
-
-
 def test_the_windows_hold_what_the_equality_is_about():
     batch, sampler = windows("mixed")
     spikes, queries = np.diff(batch.spike_offsets), batch.targets["velocity"].time
@@ -188,7 +180,6 @@ def test_the_windows_hold_what_the_equality_is_about():
     assert np.diff(batch.targets["velocity"].offsets).max() == 400
 
 
-@ROUNDED
 @pytest.mark.parametrize("which", BATCHES)
 @pytest.mark.parametrize("size", SIZES)
 def test_our_weights_predict_the_same_in_torch_brain(tmp_path, size, which):
@@ -202,7 +193,6 @@ def test_our_weights_predict_the_same_in_torch_brain(tmp_path, size, which):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@ROUNDED
 @pytest.mark.parametrize("which", BATCHES)
 @pytest.mark.parametrize("size", SIZES)
 def test_weights_of_torch_brain_predict_the_same_here(tmp_path, size, which):
@@ -216,7 +206,6 @@ def test_weights_of_torch_brain_predict_the_same_here(tmp_path, size, which):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@ROUNDED
 def test_sharp_attention_differs_by_rounding_alone(tmp_path):
     """Keys chosen by large scores amplify rounding, so torch_brain in float64 is the measure."""
     weights = make_weights(SIZES["1.3M"], sharp=True)
@@ -229,7 +218,6 @@ def test_sharp_attention_differs_by_rounding_alone(tmp_path):
     assert (found - exact).abs().max() < 3 * (rounded - exact).abs().max()
 
 
-@ROUNDED
 @pytest.mark.parametrize("size", SIZES)
 def test_gradients_of_every_weight_are_the_same(tmp_path, size):
     """Of the large model two layers, for time's sake; in evaluation, for dropout draws differ."""
