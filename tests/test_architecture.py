@@ -44,7 +44,7 @@ LAYERS: dict[str, list[set[str]]] = {
          "cli_manifest", "cli_mirror", "cli_options", "console"},
     ],
     "spikedata_model": [
-        {"config", "dropout", "errors", "pickle_program", "rotary"},
+        {"config", "workers", "dropout", "errors", "pickle_program", "rotary"},
         {"geglu", "loss", "untrusted", "vocabulary", "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
@@ -286,6 +286,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.weight_tensors": {"torch"},
     "spikedata_model.weights": {"pydantic", "torch"},
     "spikedata_model.windows": {"torch"},
+    "spikedata_model.workers": {"torch"},
 }
 
 SEEN_BY_THE_MODEL = {

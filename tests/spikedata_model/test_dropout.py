@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata_model.dropout import Coins, drop
+from spikedata_model.dropout import Coins, drop, seeded
 
 
 @pytest.mark.parametrize("dropout", [0.01, 0.2, 0.4, 0.5, 0.99])
@@ -47,6 +48,21 @@ def test_the_seed_of_torch_decides():
 
     assert torch.equal(tossed[0], tossed[1])
     assert not torch.equal(tossed[0], tossed[2])
+
+
+def test_a_seed_of_its_own_decides_whatever_other_threads_toss():
+    def toss(seed: list[int]) -> torch.Tensor:
+        with seeded(seed):
+            Coins(0.5)
+            return Coins(0.5).toss((1000,))
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(toss, [[1, step] for step in range(20)]))
+    torch.manual_seed(3)
+    alone = [toss([1, step]) for step in range(20)]
+
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert not torch.equal(alone[0], alone[1])
 
 
 def test_dropped_values_are_zero_the_others_scaled_up_and_gradients_follow():

@@ -1,0 +1,69 @@
+"""Work on a few windows at a time, in threads that have a core each.
+
+torch spreads every operation over the cores and waits for the slowest of them, a thousand times a
+step. Here each core takes windows of its own through the whole model, waits once a step, and holds
+the activations of a few windows alone. docs/decisions/0016-counted-work.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+
+__all__ = ["Workers"]
+
+T = TypeVar("T")
+
+AT_ONCE = 4
+"""Windows that a core takes at a time: more need memory, fewer spend more time between products."""
+
+
+class Workers:
+    """Threads with one core each while the context is open; on a GPU there is one, with all cores.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the model is.
+    threads : int
+        How many; as many as torch would use when 0.
+    at_once : int
+        Windows that are worked on at a time by each; 4 on a processor and all on a GPU when 0.
+        Results depend on it, by roundings, and never on the number of threads.
+    """
+
+    def __init__(self, device: torch.device, threads: int = 0, at_once: int = 0) -> None:
+        on_processor = device.type == "cpu"
+        self.threads = (threads or torch.get_num_threads()) if on_processor else 1
+        self.at_once = at_once or (AT_ONCE if on_processor else 0)
+        self._on_processor = on_processor
+
+    def __enter__(self) -> Self:
+        self._before = torch.get_num_threads()
+        if self._on_processor:
+            torch.set_num_threads(1)  # of this thread, and of those that begin after
+        self._pool = ThreadPoolExecutor(self.threads, "windows") if self.threads > 1 else None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._before)
+
+    def split(self, n_windows: int) -> list[tuple[int, int]]:
+        """Return the first and last window, the last not included, of every piece of a batch."""
+        edges = [*range(0, n_windows, self.at_once or max(1, n_windows)), n_windows]
+        return list(pairwise(edges))
+
+    def map(self, function: Callable[..., T], *items: Iterable[Any]) -> list[T]:
+        """Return what a function makes of each item, in their order."""
+        run = map if self._pool is None else self._pool.map
+        return list(run(function, *items))
