@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,8 +24,10 @@ from spikedata_model.config import Config, recipe_of
 from spikedata_model.data import RunData
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.poyo import Poyo
+from spikedata_model.tokenizer import Tokens
+from spikedata_model.workers import Workers
 
-__all__ = ["Evaluation", "Prediction", "Score", "evaluate", "predict", "r2_score"]
+__all__ = ["Evaluation", "Prediction", "Score", "evaluate", "infer", "predict", "r2_score"]
 
 STRIDE = 0.5  # of the context between windows: every sample is predicted about twice
 
@@ -141,6 +144,7 @@ def predict(
     config: Config,
     split: str,
     *,
+    workers: Workers | None = None,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> list[Prediction]:
@@ -178,18 +182,32 @@ def predict(
     tokenizer = data.tokenizer(sampler, config)
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    device, settings = model.frequency_F.device, config.train
+    with ExitStack() as stack:
+        if workers is None:
+            opened = Workers(device, settings.threads, settings.windows_at_once)
+            workers = stack.enter_context(opened)
         for step in range(sampler.steps()):
             batch = sampler.batch(0, step)
             data.check_windows(batch)
-            tokens = tokenizer(batch)
-            for target, normalised in model(tokens.to(model.frequency_F.device)).items():
+            for target, normalised in infer(model, tokenizer(batch).to(device), workers).items():
                 _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
             progress(f"predicting {split}", step + 1, sampler.steps())
     model.train(was_training)
     return [
         _finish(data, name, target, one) for (name, target), one in sums.items() if one[:, -1].any()
     ]
+
+
+def infer(model: Poyo, tokens: Tokens, workers: Workers) -> dict[str, torch.Tensor]:
+    """Return what `model` returns, without a derivative, with windows shared by the workers."""
+
+    def piece(windows: tuple[int, int]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return model(tokens.windows(*windows))
+
+    parts = list(workers.map(piece, workers.split(len(tokens.recording_B))))
+    return {name: torch.cat([one[name] for one in parts]) for name in model.targets}
 
 
 def _add_windows(

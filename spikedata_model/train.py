@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from spikedata.augment import UnitDropout
@@ -24,21 +22,19 @@ from spikedata_model.checkpoint import (
     save_checkpoint,
     start_run,
 )
-from spikedata_model.config import Config, TrainConfig
+from spikedata_model.config import Config
 from spikedata_model.data import RunData, prepare_data
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.guards import check_step, check_weights, weight_norms
 from spikedata_model.journal import Journal
-from spikedata_model.loss import weighted_squared_error
-from spikedata_model.optim import make_optimizer, set_learning_rate
+from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import Tokenizer, Tokens
+from spikedata_model.step import Inputs, prepare_inputs, take_step
+from spikedata_model.workers import Workers
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
-
-# Shapes: K samples of one target in the batch, C its channels.
 
 
 def train(
@@ -80,8 +76,6 @@ def train(
     TrainingError
         If the loss or the weights ran away; the last good checkpoint is kept.
     """
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
     data = prepare_data(store, ids, config)
     sampler = training_sampler(data, config)
@@ -164,7 +158,8 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
         return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step)
 
     ahead: Future[Inputs] | None = None
-    with ThreadPoolExecutor(1, "next-batch") as pool:
+    threads = Workers(run.model.frequency_F.device, settings.threads, settings.windows_at_once)
+    with threads as workers, ThreadPoolExecutor(1, "next-batch") as pool:
         while journal.step < total:
             step = journal.step
             began = time.perf_counter()
@@ -172,14 +167,14 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
             ends_row = (step + 1) % settings.evaluate_every == 0 or step + 1 == total
             # Not while an evaluation reads the same recordings.
             ahead = None if ends_row else pool.submit(prepare, step + 1)
-            loss, norm = take_step(run.model, run.optimizer, inputs, settings, step)
+            loss, norm = take_step(run.model, run.optimizer, workers, inputs, settings, step)
             check_step(step, loss, norm, kept)
-            journal.add(loss, inputs.n_tokens, time.perf_counter() - began)
+            journal.add(loss, len(inputs.tokens.unit_T), time.perf_counter() - began)
             saves = journal.step % settings.checkpoint_every == 0 or journal.step == total
             if ends_row or saves:
                 check_weights(run.norms, run.model, journal.step, kept)
             if ends_row:
-                journal.add_row(_curve_scores(run.model, run.data, run.config, curve_split))
+                journal.add_row(_curve_scores(run, curve_split, workers))
             if saves and journal.step < total:
                 run.save(journal)
                 kept = journal.step
@@ -187,100 +182,12 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
     return run.save(journal) if checkpoint is None or checkpoint.step < total else checkpoint
 
 
-# ------------------------------------------------------------------ one step
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """All that a step reads, on the device of the model.
-
-    Parameters
-    ----------
-    tokens : Tokens
-        What the model reads.
-    target : dict of str to Tensor, each of shape (K, C)
-        Normalised samples.
-    weight : dict of str to Tensor, each of shape (K,)
-        What they weigh in the loss.
-    total : float
-        Sum of the weights over samples and channels.
-    n_tokens : int
-        Spikes, and two tokens for every unit of every window.
-    """
-
-    tokens: Tokens
-    target: dict[str, torch.Tensor]
-    weight: dict[str, torch.Tensor]
-    total: float
-    n_tokens: int
-
-
-def prepare_inputs(
-    model: Poyo, sampler: Sampler, tokenizer: Tokenizer, data: RunData, step: int
-) -> Inputs:
-    """Return what optimiser step number `step` reads, whatever was read before."""
-    batch = sampler.batch(*divmod(step, sampler.steps()))
-    device = model.frequency_F.device
-    weight = {name: data.weights(batch, name) for name in data.channels}
-    sums = [float(weight[name].sum(dtype=np.float64)) * n for name, n in data.channels.items()]
-    return Inputs(
-        tokens=tokenizer(batch).to(device),
-        target={name: data.normalised(batch, name).to(device) for name in data.channels},
-        weight={name: torch.from_numpy(one).to(device) for name, one in weight.items()},
-        total=sum(sums),
-        n_tokens=len(batch.spike_time) + 2 * len(batch.unit),
-    )
-
-
-def take_step(
-    model: Poyo, optimizer: torch.optim.Optimizer, inputs: Inputs, settings: TrainConfig, step: int
-) -> tuple[float, float]:
-    """Take optimiser step number `step`; return its loss and the norm of its gradient.
-
-    The loss is the squared error of the normalised targets, a weighted mean over all samples and
-    channels of the batch.
-    """
-    model.train()
-    rng = np.random.default_rng([settings.seed, step, 1])
-    torch.manual_seed(int(rng.integers(2**62)))  # dropout of this step
-    predicted = model(inputs.tokens)
-    names = list(inputs.target)
-    loss = weighted_squared_error(
-        [predicted[name] for name in names], list(inputs.target.values()),
-        list(inputs.weight.values()), inputs.total,
-    )  # fmt: skip
-    set_learning_rate(optimizer, step, settings)
-    optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-    optimizer.step()
-    # Asked for at the end, and both at once: a GPU has then been given the whole step.
-    loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
-    return loss_value, norm_value
-
-
-def train_step(
-    model: Poyo,
-    optimizer: torch.optim.Optimizer,
-    sampler: Sampler,
-    tokenizer: Tokenizer,
-    data: RunData,
-    settings: TrainConfig,
-    step: int,
-) -> float:
-    """Prepare and take optimiser step number `step`, and return its loss."""
-    inputs = prepare_inputs(model, sampler, tokenizer, data, step)
-    return take_step(model, optimizer, inputs, settings, step)[0]
-
-
-def _curve_scores(
-    model: Poyo, data: RunData, config: Config, split: str | None
-) -> dict[str, float]:
+def _curve_scores(run: _Run, split: str | None, workers: Workers) -> dict[str, float]:
     """Return R² by recording, target and channel, where the recipe scores."""
     if split is None:
         return {}
     scores = {}
-    for one in predict(model, data, config, split):
+    for one in predict(run.model, run.data, run.config, split, workers=workers):
         truth, predicted = one.truth[one.scored], one.predicted[one.scored]
         for channel, score in zip(one.columns, r2_score(truth, predicted), strict=True):
             scores[f"r2 {one.recording_id} {one.target} {channel}"] = float(score)

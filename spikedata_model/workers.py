@@ -7,7 +7,7 @@ the activations of a few windows alone. docs/decisions/0016-counted-work.md has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -63,7 +63,6 @@ class Workers:
         edges = [*range(0, n_windows, self.at_once or max(1, n_windows)), n_windows]
         return list(pairwise(edges))
 
-    def map(self, function: Callable[..., T], *items: Iterable[Any]) -> list[T]:
-        """Return what a function makes of each item, in their order."""
-        run = map if self._pool is None else self._pool.map
-        return list(run(function, *items))
+    def map(self, function: Callable[..., T], *items: Iterable[Any]) -> Iterator[T]:
+        """Yield what a function makes of each item, in their order."""
+        return (map if self._pool is None else self._pool.map)(function, *items)

@@ -26,7 +26,9 @@ from spikedata_model.errors import ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.optim import learning_rate_factor, make_optimizer
 from spikedata_model.poyo import Poyo
-from spikedata_model.train import train, train_step, training_sampler
+from spikedata_model.step import backward, prepare_inputs, take_step
+from spikedata_model.train import train, training_sampler
+from spikedata_model.workers import Workers
 from tests.spikedata_model.builders import (
     TINY,
     make_config,
@@ -241,6 +243,13 @@ def test_the_seed_decides_the_weights(finished, tmp_path, undisturbed):
     assert any(not torch.equal(one, end.model[name]) for name, one in undisturbed.model.items())
 
 
+def train_step(model, optimizer, sampler, tokenizer, data, settings, step: int) -> float:
+    """Take optimiser step number `step` with one thread, and return its loss."""
+    inputs = prepare_inputs(model, sampler, tokenizer, data, step)
+    with Workers(torch.device("cpu"), 1) as workers:
+        return take_step(model, optimizer, workers, inputs, settings, step)[0]
+
+
 def one_step(config: Config, step: int = 0, batch_size: int = 3) -> tuple[Poyo, float]:
     recording = make_recording()
     data = prepare_data({"lab/a": recording}, ("lab/a",), config)
@@ -250,6 +259,46 @@ def one_step(config: Config, step: int = 0, batch_size: int = 3) -> tuple[Poyo, 
     optimizer = make_optimizer(model, config.train)
     tokenizer = data.tokenizer(sampler, config)
     return model, train_step(model, optimizer, sampler, tokenizer, data, config.train, step)
+
+
+def test_weights_do_not_depend_on_how_many_threads_there_are(finished, tmp_path, undisturbed):
+    """Nor do the curve's scores: windows are taken alike, and gradients added in their order."""
+    store = Store(finished / "store")
+    ends = []
+    for threads in (1, 3):
+        settings = RANDOM.train.model_copy(update={"threads": threads})
+        config = RANDOM.model_copy(update={"train": settings})
+        ends.append(train(store, tmp_path / f"{threads}", config))
+
+    for end in ends:
+        assert all(torch.equal(one, end.model[name]) for name, one in undisturbed.model.items())
+        assert end.losses == undisturbed.losses
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_windows_taken_a_few_at_a_time_have_the_gradient_of_the_whole_batch(at_once):
+    config = make_config()
+    recordings = {
+        "lab/a": make_recording(targets=("hand", "heading")),
+        "lab/b": make_recording("lab/b", seed=1, n_units=3, sample_rate=33.0),
+    }
+    data = prepare_data(recordings, tuple(recordings), config)
+    sampler = training_sampler(data, config, 8)
+    torch.manual_seed(0)
+    model = Poyo(config.model, 7, 2, data.channels)
+    inputs = prepare_inputs(model, sampler, data.tokenizer(sampler, config), data, 1)
+    predicted = model(inputs.tokens)
+    total = sum(predicted[name].numel() for name in data.channels)
+    sum(
+        (predicted[name] - inputs.target[name]).square().sum() / total for name in data.channels
+    ).backward()
+    expected = {name: one.grad.clone() for name, one in model.named_parameters()}
+    model.zero_grad()
+    with Workers(torch.device("cpu"), 2, at_once) as workers:
+        backward(model, workers, inputs, [0])
+
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(expected[name], one.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, {"unit_dropout": DROPOUT}])

@@ -35,7 +35,7 @@ def test_each_thread_has_one_core_and_results_keep_their_order(threads):
             seen.append((threading.get_ident(), torch.get_num_threads()))
             return x * x
 
-        assert workers.map(square, range(50)) == [x * x for x in range(50)]
+        assert list(workers.map(square, range(50))) == [x * x for x in range(50)]
 
     assert {count for _, count in seen} == {1}
     assert len({thread for thread, _ in seen}) <= threads
@@ -50,5 +50,5 @@ def test_an_error_in_a_worker_reaches_the_caller_and_torch_gets_its_threads_back
         raise ValueError(f"no {x}")
 
     with pytest.raises(ValueError, match="no 0"), Workers(CPU, threads) as workers:
-        workers.map(fail, [0, 1, 2])
+        list(workers.map(fail, [0, 1, 2]))
     assert torch.get_num_threads() == before
