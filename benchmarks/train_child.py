@@ -17,9 +17,12 @@ from spikedata.batch import Batch
 from spikedata.sampler import Sampler
 from spikedata.store import Store
 from spikedata_model.config import ModelConfig
+from spikedata_model.evaluate import infer
 from spikedata_model.poyo import Poyo
-from spikedata_model.tokenizer import Tokenizer
+from spikedata_model.step import Inputs, backward
+from spikedata_model.tokenizer import Tokenizer, Tokens
 from spikedata_model.vocabulary import Vocabulary
+from spikedata_model.workers import Workers
 
 
 def open_sampler(folder: str | Path, recordings: int, batch_size: int) -> Sampler:
@@ -71,7 +74,23 @@ def prepare(case: Case) -> tuple[Callable[[], Work], np.ndarray]:
         config = ModelConfig(context=LENGTH, latent_step=LATENT_STEP, **vars(shape))
         model = Poyo(config, len(ids), len(names), {TARGET: CHANNELS}, precision=case.precision)
         model.to(case.device)
-        return Work(model, lambda: next(drawn), lambda tokens: model(tokens)[TARGET])
+        workers = Workers(torch.device(case.device), case.threads).__enter__()  # until the end
+        seed = count()
+
+        def learn(tokens: Tokens, values: torch.Tensor) -> torch.Tensor:
+            inputs = Inputs(
+                tokens=tokens,
+                target={TARGET: values},
+                weight={TARGET: torch.ones(len(values), device=values.device)},
+                offsets={TARGET: np.array(tokens.query_offsets)},
+                total=values.numel(),
+            )
+            return backward(model, workers, inputs, [next(seed)])
+
+        def predict(tokens: Tokens) -> torch.Tensor:
+            return infer(model, tokens, workers)[TARGET]
+
+        return Work(model, lambda: next(drawn), predict, learn)
 
     return build, facts
 

@@ -145,12 +145,14 @@ def synchronise(device: str) -> None:
 class Work:
     """A model and its batches: `next_batch` returns what `predict` takes, and the true values.
 
-    `predict` returns predictions of the shape of the values, (K, C) float32.
+    `predict` returns predictions of the shape of the values, (K, C) float32. `backward` returns the
+    loss of a batch and leaves its gradient in the parameters; plain torch when not given.
     """
 
     model: torch.nn.Module
     next_batch: Callable[[], tuple[object, torch.Tensor]]
     predict: Callable[..., torch.Tensor]
+    backward: Callable[..., torch.Tensor] | None = None
 
 
 def stepper(work: Work, case: Case) -> Callable[[], None]:
@@ -171,9 +173,12 @@ def stepper(work: Work, case: Case) -> Callable[[], None]:
 
     def train() -> None:
         inputs, values = work.next_batch()
-        loss = torch.nn.functional.mse_loss(work.predict(inputs).float(), values)
         optimizer.zero_grad()
-        loss.backward()
+        if work.backward is not None:
+            loss = work.backward(inputs, values)
+        else:
+            loss = torch.nn.functional.mse_loss(work.predict(inputs).float(), values)
+            loss.backward()
         optimizer.step()
         if not math.isfinite(loss.item()):  # waits for the device too
             raise SystemExit(f"The loss of {case} is not finite, so timing it would be pointless.")
