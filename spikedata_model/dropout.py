@@ -48,8 +48,10 @@ class Coins:
     def toss(self, shape: tuple[int, ...] | torch.Size) -> torch.Tensor:
         """Return coins: 1 for heads and 0 for tails, int8, which torch multiplies fastest."""
         count = math.prod(shape)
-        bits = torch.from_numpy(self._bits.random_raw(-(-count // 4)).view(np.int16))[:count]
-        return (bits >= self._threshold).view(torch.int8).view(shape)
+        bits = self._bits.random_raw(-(-count // 4)).view(np.int16)[:count]
+        # numpy compares int16 eight times as fast as torch.
+        heads = np.greater_equal(bits, self._threshold).view(np.int8)
+        return torch.from_numpy(heads).view(shape)
 
 
 class _Drop(torch.autograd.Function):

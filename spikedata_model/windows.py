@@ -60,8 +60,7 @@ class _Windows(torch.autograd.Function):
                 out_QHD[q_rows] = 0
                 continue
             if context_TGD is None:
-                turned_GqD = _turn(x_QGD[q_rows], q_phase_QF[q_rows])
-                q_HqD, k_HtD, v_HtD = turned_GqD.split(heads)
+                q_HqD, k_HtD, v_HtD = _turn(x_QGD[q_rows], q_phase_QF[q_rows]).split(heads)
             else:
                 q_HqD = _turn(x_QGD[q_rows], q_phase_QF[q_rows])
                 kv_tGD, phase_tF = context_TGD[k_rows], k_phase_TF[k_rows]
@@ -93,14 +92,12 @@ class _Windows(torch.autograd.Function):
         x_shape, context_shape = ctx.given
         heads, scale, factor = grad_QHD.shape[1], grad_QHD.shape[-1] ** -0.5, 1 / (1 - dropout)
         dx_QGD = grad_QHD.new_empty(x_shape)
-        dcontext_TGD = dx_QGD if context_shape is None else grad_QHD.new_empty(context_shape)
-        dq_QHD = dx_QGD[:, :heads]
-        dk_THD, dv_THD = dcontext_TGD[:, -2 * heads :].split(heads, dim=1)
+        dcontext_TGD = None if context_shape is None else grad_QHD.new_empty(context_shape)
         q_back_QF, k_back_TF = (one.conj().resolve_conj() for one in (q_phase_QF, k_phase_TF))
         here = iter(saved)
         for q_rows, k_rows in _windows(q_offsets, k_offsets):
             if k_rows.start == k_rows.stop:
-                dq_QHD[q_rows] = 0
+                dx_QGD[q_rows] = 0
                 continue
             q_HqD, k_HtD, v_HtD, p_Hqt, keep_Hqt = (next(here) for _ in range(5))
             if turn_values:
@@ -108,18 +105,24 @@ class _Windows(torch.autograd.Function):
             else:
                 g_HqD = grad_QHD[q_rows].transpose(0, 1)
             kept_Hqt = p_Hqt if keep_Hqt is None else p_Hqt * keep_Hqt
-            dv_HtD = _product(kept_Hqt.mT, g_HqD, factor)
             dp_Hqt = _product(g_HqD, v_HtD.mT, factor)
             if keep_Hqt is not None:
                 dp_Hqt.mul_(keep_Hqt)
             ds_Hqt = torch.ops.aten._softmax_backward_data(dp_Hqt, p_Hqt, -1, p_Hqt.dtype)
-            _turn_into(dq_QHD[q_rows], _product(ds_Hqt, k_HtD, scale), q_back_QF[q_rows])
-            _turn_into(dk_THD[k_rows], _product(ds_Hqt.mT, q_HqD, scale), k_back_TF[k_rows])
+            dq = (ds_Hqt, k_HtD, scale)
+            dk = (ds_Hqt.mT, q_HqD, scale)
+            dv = (kept_Hqt.mT, g_HqD, factor)
+            if dcontext_TGD is None:
+                _turn_into(dx_QGD[q_rows], _stack(dq, dk, dv), q_back_QF[q_rows])
+                continue
+            _turn_into(dx_QGD[q_rows], _product(*dq), q_back_QF[q_rows])
+            dkv_tGD = dcontext_TGD[k_rows]
             if turn_values:
-                _turn_into(dv_THD[k_rows], dv_HtD, k_back_TF[k_rows])
+                _turn_into(dkv_tGD, _stack(dk, dv), k_back_TF[k_rows])
             else:
-                dv_THD[k_rows] = dv_HtD.transpose(0, 1)
-        return dx_QGD, None if context_shape is None else dcontext_TGD, *(None,) * 6
+                _turn_into(dkv_tGD[:, :heads], _product(*dk), k_back_TF[k_rows])
+                dkv_tGD[:, heads:] = _product(*dv).transpose(0, 1)
+        return dx_QGD, dcontext_TGD, *(None,) * 6
 
 
 def _windows(q_offsets: Sequence[int], k_offsets: Sequence[int]):
@@ -135,12 +138,20 @@ def _product(a_Hij: torch.Tensor, b_Hjk: torch.Tensor, factor: float) -> torch.T
     return torch.baddbmm(a_Hij.new_empty(()), a_Hij, b_Hjk, beta=0, alpha=factor)
 
 
+def _stack(*factors: tuple[torch.Tensor, torch.Tensor, float]) -> torch.Tensor:
+    """Return products of equal shape, (H, t, D) each, side by side: (G, t, D)."""
+    heads, rows, width = len(factors[0][0]), factors[0][0].shape[1], factors[0][1].shape[2]
+    out_GtD = factors[0][0].new_empty(len(factors) * heads, rows, width)
+    for part_HtD, (a, b, factor) in zip(out_GtD.split(heads), factors, strict=True):
+        torch.baddbmm(part_HtD, a, b, beta=0, alpha=factor, out=part_HtD)
+    return out_GtD
+
+
 def _turn(x_tGD: torch.Tensor, phase_tF: torch.Tensor) -> torch.Tensor:
-    """Return rows turned by their phases, heads first: shape (G, t, D)."""
+    """Return rows turned by their phases, seen with heads first: (G, t, D)."""
     pairs_tGF = torch.view_as_complex(x_tGD.float().unflatten(-1, (-1, 2)))
-    turned_GtF = pairs_tGF.new_empty(pairs_tGF.shape[1], pairs_tGF.shape[0], pairs_tGF.shape[2])
-    torch.mul(pairs_tGF, phase_tF.unsqueeze(1), out=turned_GtF.transpose(0, 1))
-    return torch.view_as_real(turned_GtF).flatten(-2).to(x_tGD.dtype)
+    turned_tGF = pairs_tGF * phase_tF.unsqueeze(1)
+    return torch.view_as_real(turned_tGF).flatten(-2).to(x_tGD.dtype).transpose(0, 1)
 
 
 def _turn_into(out_tHD: torch.Tensor, x_HtD: torch.Tensor, phase_tF: torch.Tensor) -> None:
