@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from spikedata_model.rotary import rotate
-from spikedata_model.windows import attend_windows
+from spikedata_model.windows import attend_windows, common_length
 
 __all__ = ["attend", "attend_plain"]
 
@@ -67,7 +67,7 @@ def attend(
     if kernel is None and x_QGD.device.type == "cpu":
         kernel = "windows"
     elif kernel is None:
-        kernel = "jagged" if _common_length(k_offsets) is None else "padded"
+        kernel = "jagged" if common_length(k_offsets) is None else "padded"
     if kernel == "windows":
         return attend_windows(
             x_QGD, context_TGD, q_phase_QF, k_phase_TF, q_offsets, k_offsets, turn_values, dropout
@@ -131,7 +131,7 @@ def _attend_padded(
 
 def _pad(x_THD: torch.Tensor, offsets: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return windows padded with zeros to the longest, and what is not padding if there is any."""
-    length = _common_length(offsets)
+    length = common_length(offsets)
     if length:
         return x_THD.unflatten(0, (-1, length)), None
     length_B = torch.tensor(offsets, device=x_THD.device).diff()
@@ -139,12 +139,6 @@ def _pad(x_THD: torch.Tensor, offsets: Sequence[int]) -> tuple[torch.Tensor, tor
     x_BNHD = x_THD.new_zeros(*mask_BN.shape, *x_THD.shape[1:])
     x_BNHD[mask_BN] = x_THD
     return x_BNHD, mask_BN
-
-
-def _common_length(offsets: Sequence[int]) -> int | None:
-    """Return the length that all windows have, or nothing where they differ."""
-    lengths = {end - start for start, end in pairwise(offsets)}
-    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _attend_jagged(

@@ -1,43 +1,76 @@
-"""The kernel of `attend` for processors: one window after another, scores in the cache.
+"""The kernel of `attend` for processors: scores of a few windows and heads at a time.
 
-A batch of 32 windows has some 17 MB of scores in every layer of the published 1.3M model, and
-softmax, dropout and their derivatives each pass over them. Taken by the window they are half a
-megabyte, which stays in the cache from the first product to the last.
+A batch of 32 windows has 17 MB of scores in every layer of the published 1.3M model, and softmax,
+dropout and their derivatives each pass over them. Cut into tiles they stay in the cache from the
+first product to the last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import torch
 
 from spikedata_model.dropout import Coins
 
-__all__ = ["attend_windows"]
+__all__ = ["attend_windows", "common_length"]
 
-# Shapes: Q queries and T keys of all windows, q and t of one window, H heads, D head width,
-# G groups of heads that lie side by side (queries, keys, values), F pairs of head dimensions.
+# Shapes: R rows (queries or keys) of all windows, H heads, D head width, G groups of heads that lie
+# side by side (queries, keys, values), F pairs of head dimensions. A tile is one head of all
+# windows where these are equally long, and all heads of one window where they are not: b is then
+# the windows or the heads, q and t the queries and keys of a window.
 
 
 def attend_windows(
-    x_QGD: torch.Tensor,
-    context_TGD: torch.Tensor | None,
-    q_phase_QF: torch.Tensor,
-    k_phase_TF: torch.Tensor,
+    x_RGD: torch.Tensor,
+    context_RGD: torch.Tensor | None,
+    q_phase_RF: torch.Tensor,
+    k_phase_RF: torch.Tensor,
     q_offsets: Sequence[int],
     k_offsets: Sequence[int],
     turn_values: bool,
     dropout: float,
 ) -> torch.Tensor:
     """Return what `spikedata_model.attention.attend` returns."""
+    q_length, k_length = common_length(q_offsets), common_length(k_offsets)
+    even = bool(q_length and k_length)
+    q_cut = _Cut(q_offsets, q_length if even else None)
+    k_cut = _Cut(k_offsets, k_length if even else None)
     return _Windows.apply(  # type: ignore[return-value]
-        x_QGD, context_TGD, q_phase_QF, k_phase_TF, q_offsets, k_offsets, turn_values, dropout
+        x_RGD, context_RGD, q_phase_RF, k_phase_RF, q_cut, k_cut, turn_values, dropout
     )
 
 
+def common_length(offsets: Sequence[int]) -> int | None:
+    """Return the length that all windows have, or nothing where they differ."""
+    lengths = {end - start for start, end in pairwise(offsets)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+class _Cut:
+    """How rows are cut into tiles: by head where all windows have one length, else by window."""
+
+    def __init__(self, offsets: Sequence[int], length: int | None) -> None:
+        self.offsets, self.length = offsets, length
+
+    def tiles(self, x_RHD: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return views of the rows of each tile, (b, q, D) each."""
+        if self.length:
+            return x_RHD.unflatten(0, (-1, self.length)).unbind(2)
+        return [x_RHD[start:end].transpose(0, 1) for start, end in pairwise(self.offsets)]
+
+    def phases(self, phase_RF: torch.Tensor | None):
+        """Return the phases of the rows of each tile, or nothing for each."""
+        if phase_RF is None:
+            return repeat(None)
+        if self.length:
+            return repeat(phase_RF.unflatten(0, (-1, self.length)))
+        return (phase_RF[start:end] for start, end in pairwise(self.offsets))
+
+
 class _Windows(torch.autograd.Function):
-    """Attention and its derivative, window by window.
+    """Attention and its derivative, tile by tile.
 
     With P = softmax(q k / √D), coins c and dropout p, the result is o = (c P / (1 - p)) v. For a
     gradient g of o: dv = (c P / (1 - p))ᵀ g, dP = c (g vᵀ) / (1 - p), and with dS = P (dP - rows'
@@ -47,118 +80,91 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x_QGD, context_TGD, q_phase_QF, k_phase_TF, q_offsets, k_offsets, turn_values, dropout
+        ctx, x_RGD, context_RGD, q_phase_RF, k_phase_RF, q_cut, k_cut, turn_values, dropout
     ) -> torch.Tensor:
-        heads = x_QGD.shape[1] // (3 if context_TGD is None else 1)
-        scale = x_QGD.shape[-1] ** -0.5
+        if context_RGD is None:
+            q_RHD, k_RHD, v_RHD = _turn(x_RGD, q_phase_RF).chunk(3, dim=1)
+        elif turn_values:
+            q_RHD = _turn(x_RGD, q_phase_RF)
+            k_RHD, v_RHD = _turn(context_RGD, k_phase_RF).chunk(2, dim=1)
+        else:
+            k_RHD, v_RHD = context_RGD.chunk(2, dim=1)
+            q_RHD, k_RHD = _turn(x_RGD, q_phase_RF), _turn(k_RHD, k_phase_RF)
+        out_RHD = q_RHD.new_empty(q_RHD.shape)
+        back = q_cut.phases(_back(q_phase_RF) if turn_values else None)
+        scale, factor = q_RHD.shape[-1] ** -0.5, 1 / (1 - dropout)
         coins = Coins(dropout) if dropout else None
-        out_QHD = x_QGD.new_empty(len(x_QGD), heads, x_QGD.shape[-1])
-        back_QF = q_phase_QF.conj().resolve_conj()
         saved = []
-        for q_rows, k_rows in _windows(q_offsets, k_offsets):
-            if k_rows.start == k_rows.stop:
-                out_QHD[q_rows] = 0
-                continue
-            if context_TGD is None:
-                q_HqD, k_HtD, v_HtD = _turn(x_QGD[q_rows], q_phase_QF[q_rows]).split(heads)
-            else:
-                q_HqD = _turn(x_QGD[q_rows], q_phase_QF[q_rows])
-                kv_tGD, phase_tF = context_TGD[k_rows], k_phase_TF[k_rows]
-                if turn_values:
-                    k_HtD, v_HtD = _turn(kv_tGD, phase_tF).split(heads)
-                else:
-                    k_HtD = _turn(kv_tGD[:, :heads], phase_tF)
-                    v_HtD = kv_tGD[:, heads:].transpose(0, 1)
-            p_Hqt = _product(q_HqD, k_HtD.mT, scale).softmax(dim=-1)
-            keep_Hqt = coins.toss(p_Hqt.shape) if coins else None
-            kept_Hqt = p_Hqt if keep_Hqt is None else p_Hqt * keep_Hqt
-            o_HqD = _product(kept_Hqt, v_HtD, 1 / (1 - dropout))
-            if turn_values:
-                _turn_into(out_QHD[q_rows], o_HqD, back_QF[q_rows])
-            else:
-                out_QHD[q_rows] = o_HqD.transpose(0, 1)
-            saved += [q_HqD, k_HtD, v_HtD, p_Hqt, keep_Hqt]
+        for q_bqD, k_btD, v_btD, out_bqD, phase_bqF in zip(
+            q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(out_RHD), back
+        ):  # fmt: skip
+            p_bqt = _product(q_bqD, k_btD.mT, scale).softmax(dim=-1)
+            keep_bqt = coins.toss(p_bqt.shape) if coins else None
+            kept_bqt = p_bqt if keep_bqt is None else p_bqt * keep_bqt
+            _write(out_bqD, _product(kept_bqt, v_btD, factor), phase_bqF)
+            saved += [p_bqt, keep_bqt]
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(q_phase_QF, k_phase_TF, *saved)
-        ctx.given = (x_QGD.shape, None if context_TGD is None else context_TGD.shape)
-        ctx.rest = (q_offsets, k_offsets, turn_values, dropout)
-        return out_QHD
+            ctx.save_for_backward(q_phase_RF, k_phase_RF, q_RHD, k_RHD, v_RHD, *saved)
+        ctx.given = (context_RGD is None, q_cut, k_cut, turn_values, scale, factor)
+        return out_RHD
 
     @staticmethod
     def backward(ctx, *grad_outputs: torch.Tensor):
-        grad_QHD = grad_outputs[0].contiguous()
-        q_offsets, k_offsets, turn_values, dropout = ctx.rest
-        q_phase_QF, k_phase_TF, *saved = ctx.saved_tensors
-        x_shape, context_shape = ctx.given
-        heads, scale, factor = grad_QHD.shape[1], grad_QHD.shape[-1] ** -0.5, 1 / (1 - dropout)
-        dx_QGD = grad_QHD.new_empty(x_shape)
-        dcontext_TGD = None if context_shape is None else grad_QHD.new_empty(context_shape)
-        q_back_QF, k_back_TF = (one.conj().resolve_conj() for one in (q_phase_QF, k_phase_TF))
-        here = iter(saved)
-        for q_rows, k_rows in _windows(q_offsets, k_offsets):
-            if k_rows.start == k_rows.stop:
-                dx_QGD[q_rows] = 0
-                continue
-            q_HqD, k_HtD, v_HtD, p_Hqt, keep_Hqt = (next(here) for _ in range(5))
-            if turn_values:
-                g_HqD = _turn(grad_QHD[q_rows], q_phase_QF[q_rows])
-            else:
-                g_HqD = grad_QHD[q_rows].transpose(0, 1)
-            kept_Hqt = p_Hqt if keep_Hqt is None else p_Hqt * keep_Hqt
-            dp_Hqt = _product(g_HqD, v_HtD.mT, factor)
-            if keep_Hqt is not None:
-                dp_Hqt.mul_(keep_Hqt)
-            ds_Hqt = torch.ops.aten._softmax_backward_data(dp_Hqt, p_Hqt, -1, p_Hqt.dtype)
-            dq = (ds_Hqt, k_HtD, scale)
-            dk = (ds_Hqt.mT, q_HqD, scale)
-            dv = (kept_Hqt.mT, g_HqD, factor)
-            if dcontext_TGD is None:
-                _turn_into(dx_QGD[q_rows], _stack(dq, dk, dv), q_back_QF[q_rows])
-                continue
-            _turn_into(dx_QGD[q_rows], _product(*dq), q_back_QF[q_rows])
-            dkv_tGD = dcontext_TGD[k_rows]
-            if turn_values:
-                _turn_into(dkv_tGD, _stack(dk, dv), k_back_TF[k_rows])
-            else:
-                _turn_into(dkv_tGD[:, :heads], _product(*dk), k_back_TF[k_rows])
-                dkv_tGD[:, heads:] = _product(*dv).transpose(0, 1)
-        return dx_QGD, dcontext_TGD, *(None,) * 6
+        alone, q_cut, k_cut, turn_values, scale, factor = ctx.given
+        q_phase_RF, k_phase_RF, q_RHD, k_RHD, v_RHD, *saved = ctx.saved_tensors
+        g_RHD = grad_outputs[0].contiguous()
+        if turn_values:
+            g_RHD = _turn(g_RHD, q_phase_RF)
+        (rows, heads, width), keys = q_RHD.shape, len(k_RHD)
+        if alone:
+            dx_RGD, dcontext_RGD = q_RHD.new_empty(rows, 3 * heads, width), None
+            dq_RHD, dk_RHD, dv_RHD = dx_RGD.chunk(3, dim=1)
+        else:
+            dx_RGD = dq_RHD = q_RHD.new_empty(rows, heads, width)
+            dcontext_RGD = q_RHD.new_empty(keys, 2 * heads, width)
+            dk_RHD, dv_RHD = dcontext_RGD.chunk(2, dim=1)
+        k_back_RF = _back(k_phase_RF)
+        for q, k, v, g, dq, dk, dv, q_phase, k_phase, v_phase, p, keep in zip(
+            *(q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(g_RHD)),
+            *(q_cut.tiles(dq_RHD), k_cut.tiles(dk_RHD), k_cut.tiles(dv_RHD)),
+            *(q_cut.phases(_back(q_phase_RF)), k_cut.phases(k_back_RF)),
+            *(k_cut.phases(k_back_RF if turn_values else None), saved[::2], saved[1::2]),
+        ):  # tiles of shapes (b, q or t, D), and (b, q, t)
+            _write(dv, _product((p if keep is None else p * keep).mT, g, factor), v_phase)
+            dp = _product(g, v.mT, factor)
+            if keep is not None:
+                dp.mul_(keep)
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+            _write(dq, _product(ds, k, scale), q_phase)
+            _write(dk, _product(ds.mT, q, scale), k_phase)
+        return dx_RGD, dcontext_RGD, *(None,) * 6
 
 
-def _windows(q_offsets: Sequence[int], k_offsets: Sequence[int]):
-    """Yield the rows of queries and keys of each window."""
-    for (q_start, q_end), (k_start, k_end) in zip(
-        pairwise(q_offsets), pairwise(k_offsets), strict=True
-    ):
-        yield slice(q_start, q_end), slice(k_start, k_end)
-
-
-def _product(a_Hij: torch.Tensor, b_Hjk: torch.Tensor, factor: float) -> torch.Tensor:
+def _product(a_bij: torch.Tensor, b_bjk: torch.Tensor, factor: float) -> torch.Tensor:
     """Return a b times a factor, which the product takes along at no cost."""
-    return torch.baddbmm(a_Hij.new_empty(()), a_Hij, b_Hjk, beta=0, alpha=factor)
+    return torch.baddbmm(a_bij.new_empty(()), a_bij, b_bjk, beta=0, alpha=factor)
 
 
-def _stack(*factors: tuple[torch.Tensor, torch.Tensor, float]) -> torch.Tensor:
-    """Return products of equal shape, (H, t, D) each, side by side: (G, t, D)."""
-    heads, rows, width = len(factors[0][0]), factors[0][0].shape[1], factors[0][1].shape[2]
-    out_GtD = factors[0][0].new_empty(len(factors) * heads, rows, width)
-    for part_HtD, (a, b, factor) in zip(out_GtD.split(heads), factors, strict=True):
-        torch.baddbmm(part_HtD, a, b, beta=0, alpha=factor, out=part_HtD)
-    return out_GtD
+def _back(phase_RF: torch.Tensor) -> torch.Tensor:
+    return phase_RF.conj().resolve_conj()
 
 
-def _turn(x_tGD: torch.Tensor, phase_tF: torch.Tensor) -> torch.Tensor:
-    """Return rows turned by their phases, seen with heads first: (G, t, D)."""
-    pairs_tGF = torch.view_as_complex(x_tGD.float().unflatten(-1, (-1, 2)))
-    turned_tGF = pairs_tGF * phase_tF.unsqueeze(1)
-    return torch.view_as_real(turned_tGF).flatten(-2).to(x_tGD.dtype).transpose(0, 1)
+def _pairs(x: torch.Tensor) -> torch.Tensor:
+    """Return neighbouring pairs of dimensions as complex numbers: a view where x is float32."""
+    return torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
 
 
-def _turn_into(out_tHD: torch.Tensor, x_HtD: torch.Tensor, phase_tF: torch.Tensor) -> None:
-    """Write heads, turned by the phases of their rows, to where they belong."""
-    pairs_tHF = torch.view_as_complex(x_HtD.float().unflatten(-1, (-1, 2))).transpose(0, 1)
-    phase_t1F = phase_tF.unsqueeze(1)
-    if out_tHD.dtype == torch.float32:
-        torch.mul(pairs_tHF, phase_t1F, out=torch.view_as_complex(out_tHD.unflatten(-1, (-1, 2))))
+def _turn(x_RGD: torch.Tensor, phase_RF: torch.Tensor) -> torch.Tensor:
+    """Return rows turned by their phases."""
+    turned_RGF = _pairs(x_RGD) * phase_RF.unsqueeze(1)
+    return torch.view_as_real(turned_RGF).flatten(-2).to(x_RGD.dtype)
+
+
+def _write(out_bqD: torch.Tensor, x_bqD: torch.Tensor, phase_bqF: torch.Tensor | None) -> None:
+    """Write rows to where they belong, turned by their phases if there are any."""
+    if phase_bqF is None:
+        out_bqD.copy_(x_bqD)
+    elif out_bqD.dtype == torch.float32:
+        torch.mul(_pairs(x_bqD), phase_bqF, out=_pairs(out_bqD))
     else:
-        out_tHD.copy_(torch.view_as_real(pairs_tHF * phase_t1F).flatten(-2))
+        out_bqD.copy_(torch.view_as_real(_pairs(x_bqD) * phase_bqF).flatten(-2))
