@@ -44,7 +44,8 @@ def attend(
         Queries, one window after another, with G = H; or, without a context, the queries, keys
         and values of self-attention side by side, G = 3 H.
     context_TGD : Tensor, optional
-        Keys and values side by side, G = 2 H.
+        Keys and values side by side, G = 2 H. The kernel "windows" turns both tensors where they
+        lie: give it what nothing else reads.
     q_phase_QF, k_phase_TF : Tensor of complex64
         The turns of queries and of keys, from `phases`.
     q_offsets, k_offsets : sequence of int, length B + 1

@@ -8,7 +8,7 @@ first product to the last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import torch
 
@@ -60,13 +60,13 @@ class _Cut:
             return x_RHD.unflatten(0, (-1, self.length)).unbind(2)
         return [x_RHD[start:end].transpose(0, 1) for start, end in pairwise(self.offsets)]
 
-    def phases(self, phase_RF: torch.Tensor | None):
+    def phases(self, phase_RF: torch.Tensor | None, heads: int) -> Sequence[torch.Tensor | None]:
         """Return the phases of the rows of each tile, or nothing for each."""
         if phase_RF is None:
-            return repeat(None)
+            return [None] * (heads if self.length else len(self.offsets) - 1)
         if self.length:
-            return repeat(phase_RF.unflatten(0, (-1, self.length)))
-        return (phase_RF[start:end] for start, end in pairwise(self.offsets))
+            return [phase_RF.unflatten(0, (-1, self.length))] * heads
+        return [phase_RF[start:end] for start, end in pairwise(self.offsets)]
 
 
 class _Windows(torch.autograd.Function):
@@ -82,21 +82,22 @@ class _Windows(torch.autograd.Function):
     def forward(
         ctx, x_RGD, context_RGD, q_phase_RF, k_phase_RF, q_cut, k_cut, turn_values, dropout
     ) -> torch.Tensor:
+        # Turned where they lie. autograd is not told (`.data`): what made them keeps none of them.
+        x_RGD, context_RGD = x_RGD.data, None if context_RGD is None else context_RGD.data
+        _turn_in_place(x_RGD, q_phase_RF)
         if context_RGD is None:
-            q_RHD, k_RHD, v_RHD = _turn(x_RGD, q_phase_RF).chunk(3, dim=1)
-        elif turn_values:
-            q_RHD = _turn(x_RGD, q_phase_RF)
-            k_RHD, v_RHD = _turn(context_RGD, k_phase_RF).chunk(2, dim=1)
+            q_RHD, k_RHD, v_RHD = x_RGD.chunk(3, dim=1)
         else:
-            k_RHD, v_RHD = context_RGD.chunk(2, dim=1)
-            q_RHD, k_RHD = _turn(x_RGD, q_phase_RF), _turn(k_RHD, k_phase_RF)
+            q_RHD, (k_RHD, v_RHD) = x_RGD, context_RGD.chunk(2, dim=1)
+            _turn_in_place(context_RGD if turn_values else k_RHD, k_phase_RF)
         out_RHD = q_RHD.new_empty(q_RHD.shape)
-        back = q_cut.phases(_back(q_phase_RF) if turn_values else None)
+        back = q_cut.phases(_back(q_phase_RF) if turn_values else None, q_RHD.shape[1])
         scale, factor = q_RHD.shape[-1] ** -0.5, 1 / (1 - dropout)
         coins = Coins(dropout) if dropout else None
         saved = []
         for q_bqD, k_btD, v_btD, out_bqD, phase_bqF in zip(
-            q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(out_RHD), back
+            q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(out_RHD), back,
+            strict=True,
         ):  # fmt: skip
             p_bqt = _product(q_bqD, k_btD.mT, scale).softmax(dim=-1)
             keep_bqt = coins.toss(p_bqt.shape) if coins else None
@@ -127,8 +128,9 @@ class _Windows(torch.autograd.Function):
         for q, k, v, g, dq, dk, dv, q_phase, k_phase, v_phase, p, keep in zip(
             *(q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(g_RHD)),
             *(q_cut.tiles(dq_RHD), k_cut.tiles(dk_RHD), k_cut.tiles(dv_RHD)),
-            *(q_cut.phases(_back(q_phase_RF)), k_cut.phases(k_back_RF)),
-            *(k_cut.phases(k_back_RF if turn_values else None), saved[::2], saved[1::2]),
+            *(q_cut.phases(_back(q_phase_RF), heads), k_cut.phases(k_back_RF, heads)),
+            *(k_cut.phases(k_back_RF if turn_values else None, heads), saved[::2], saved[1::2]),
+            strict=True,
         ):  # tiles of shapes (b, q or t, D), and (b, q, t)
             _write(dv, _product((p if keep is None else p * keep).mT, g, factor), v_phase)
             dp = _product(g, v.mT, factor)
@@ -152,6 +154,16 @@ def _back(phase_RF: torch.Tensor) -> torch.Tensor:
 def _pairs(x: torch.Tensor) -> torch.Tensor:
     """Return neighbouring pairs of dimensions as complex numbers: a view where x is float32."""
     return torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+
+
+def _turn_in_place(x_RGD: torch.Tensor, phase_RF: torch.Tensor) -> None:
+    """Turn rows by their phases; half of a head does not turn and is not touched."""
+    turning = x_RGD[..., : x_RGD.shape[-1] // 2]
+    phase_R1F = phase_RF[:, : phase_RF.shape[1] // 2].unsqueeze(1)
+    if x_RGD.dtype == torch.float32:
+        _pairs(turning).mul_(phase_R1F)
+    else:
+        turning.copy_(torch.view_as_real(_pairs(turning) * phase_R1F).flatten(-2))
 
 
 def _turn(x_RGD: torch.Tensor, phase_RF: torch.Tensor) -> torch.Tensor:

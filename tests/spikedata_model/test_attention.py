@@ -5,10 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata_model.attention import attend
+from spikedata_model import attention
 from spikedata_model.rotary import phases, rotary_frequencies
 
 KERNELS = ["windows", "padded", "jagged"]
+
+
+def attend(x_QGD: torch.Tensor, context_TGD: torch.Tensor | None, *rest, **options):
+    """Return what `attend` does with tensors of its own, which it may change."""
+    context_TGD = None if context_TGD is None else context_TGD.clone()
+    return attention.attend(x_QGD.clone(), context_TGD, *rest, **options)
 
 
 def offsets_of(lengths: list[int]) -> list[int]:

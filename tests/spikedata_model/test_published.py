@@ -166,6 +166,7 @@ def save_theirs(path: Path, config: ModelConfig = SMALL, **more: object) -> Path
 
 # ------------------------------------------------------------------ equality
 
+
 def test_the_windows_hold_what_the_equality_is_about():
     batch, sampler = windows("mixed")
     spikes, queries = np.diff(batch.spike_offsets), batch.targets["velocity"].time
