@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Which torch to install. Plain Linux wheels bring CUDA along; name another build here to avoid it.
 TORCH ?= torch==2.13.0
-PRESET ?= compact
+PRESET ?= poyo-compact
 RUN ?= runs/demo
 export SPIKEDATA_CACHE ?= $(CURDIR)/.spikedata
 
