@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+from spikedata_model.config import list_presets
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -77,3 +80,29 @@ def test_every_link_within_the_project_leads_somewhere() -> None:
     ]
 
     assert broken == []
+
+
+def test_the_demo_trains_a_preset_that_there_is() -> None:
+    """CI runs `make demo` at toy size, with another preset than the one written there."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert re.findall(r"^PRESET \?= (\S+)$", makefile, re.MULTILINE)[0] in list_presets()
+
+
+def test_the_file_map_names_every_module() -> None:
+    part = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where things are")[2]
+    package, named = "", []
+    for row in part.partition("\n## ")[0].splitlines():
+        for name in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
+            package = name.partition("/")[0] if "/" in name.rstrip("/") else package
+            named.append(f"{package}/{name.rpartition('/')[2]}")
+    modules = [
+        f"{folder}/{path.name}"
+        for folder in ("spikedata", "spikedata_model")
+        for path in (ROOT / folder).glob("*.py")
+        if path.name not in ("__init__.py", "version.py")
+    ]
+
+    assert [one for one in modules if not any(fnmatch(one, name) for name in named)] == []
+    gone = [one for one in named if not any(fnmatch(name, one) for name in modules)]
+    assert [one for one in gone if one.endswith(".py")] == []
