@@ -74,7 +74,8 @@ def prepare(case: Case) -> tuple[Callable[[], Work], np.ndarray]:
         config = ModelConfig(context=LENGTH, latent_step=LATENT_STEP, **vars(shape))
         model = Poyo(config, len(ids), len(names), {TARGET: CHANNELS}, precision=case.precision)
         model.to(case.device)
-        workers = Workers(torch.device(case.device), case.threads).__enter__()  # until the end
+        workers = Workers(torch.device(case.device), case.precision, case.threads)
+        workers.__enter__()  # until the process ends
         seed = count()
 
         def learn(tokens: Tokens, values: torch.Tensor) -> torch.Tensor:

@@ -107,7 +107,7 @@ class TrainConfig(_Model):
     curve_split: Literal["train", "valid", "test"] = "valid"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as torch finds
-    windows_at_once: Annotated[int, Field(ge=0)] = 0  # by a thread; 0: 4, and all on a GPU
+    windows_at_once: Annotated[int, Field(ge=0)] = 0  # by a thread; 0: see workers.AT_ONCE
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
 
     @model_validator(mode="before")

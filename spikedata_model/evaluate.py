@@ -185,8 +185,10 @@ def predict(
     device, settings = model.frequency_F.device, config.train
     with ExitStack() as stack:
         if workers is None:
-            opened = Workers(device, settings.threads, settings.windows_at_once)
-            workers = stack.enter_context(opened)
+            workers = Workers(
+                device, settings.precision, settings.threads, settings.windows_at_once
+            )
+            stack.enter_context(workers)
         for step in range(sampler.steps()):
             batch = sampler.batch(0, step)
             data.check_windows(batch)

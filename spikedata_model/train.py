@@ -158,8 +158,9 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
         return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step)
 
     ahead: Future[Inputs] | None = None
-    threads = Workers(run.model.frequency_F.device, settings.threads, settings.windows_at_once)
-    with threads as workers, ThreadPoolExecutor(1, "next-batch") as pool:
+    device = run.model.frequency_F.device
+    workers = Workers(device, settings.precision, settings.threads, settings.windows_at_once)
+    with workers, ThreadPoolExecutor(1, "next-batch") as pool:
         while journal.step < total:
             step = journal.step
             began = time.perf_counter()

@@ -246,7 +246,7 @@ def test_the_seed_decides_the_weights(finished, tmp_path, undisturbed):
 def train_step(model, optimizer, sampler, tokenizer, data, settings, step: int) -> float:
     """Take optimiser step number `step` with one thread, and return its loss."""
     inputs = prepare_inputs(model, sampler, tokenizer, data, step)
-    with Workers(torch.device("cpu"), 1) as workers:
+    with Workers(torch.device("cpu"), "float32", 1) as workers:
         return take_step(model, optimizer, workers, inputs, settings, step)[0]
 
 
@@ -294,7 +294,7 @@ def test_windows_taken_a_few_at_a_time_have_the_gradient_of_the_whole_batch(at_o
     ).backward()
     expected = {name: one.grad.clone() for name, one in model.named_parameters()}
     model.zero_grad()
-    with Workers(torch.device("cpu"), 2, at_once) as workers:
+    with Workers(torch.device("cpu"), "float32", 2, at_once) as workers:
         backward(model, workers, inputs, [0])
 
     for name, one in model.named_parameters():

@@ -14,22 +14,25 @@ CPU = torch.device("cpu")
 
 @given(n_windows=st.integers(0, 40), at_once=st.integers(1, 50))
 def test_pieces_hold_every_window_once_and_in_order(n_windows, at_once):
-    pieces = Workers(CPU, 2, at_once).split(n_windows)
+    pieces = Workers(CPU, "float32", 2, at_once).split(n_windows)
 
     assert [row for first, last in pieces for row in range(first, last)] == list(range(n_windows))
     assert all(0 < last - first <= at_once for first, last in pieces)
 
 
 def test_a_gpu_takes_all_windows_at_once_unless_told_otherwise():
-    assert Workers(torch.device("cuda")).split(1024) == [(0, 1024)]
-    assert Workers(torch.device("cuda"), at_once=512).split(1024) == [(0, 512), (512, 1024)]
+    assert Workers(torch.device("cuda"), "float32").split(1024) == [(0, 1024)]
+    assert Workers(torch.device("cuda"), "float32", at_once=512).split(1024) == [
+        (0, 512),
+        (512, 1024),
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_each_thread_has_one_core_and_results_keep_their_order(threads):
     before = torch.get_num_threads()
     seen = []
-    with Workers(CPU, threads) as workers:
+    with Workers(CPU, "float32", threads) as workers:
 
         def square(x: int) -> int:
             seen.append((threading.get_ident(), torch.get_num_threads()))
@@ -49,6 +52,6 @@ def test_an_error_in_a_worker_reaches_the_caller_and_torch_gets_its_threads_back
     def fail(x: int) -> None:
         raise ValueError(f"no {x}")
 
-    with pytest.raises(ValueError, match="no 0"), Workers(CPU, threads) as workers:
+    with pytest.raises(ValueError, match="no 0"), Workers(CPU, "float32", threads) as workers:
         list(workers.map(fail, [0, 1, 2]))
     assert torch.get_num_threads() == before
