@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich import box, filesize, progress
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -17,6 +17,7 @@ from spikedata.progress import Progress
 __all__ = ["format_bytes", "print_json", "print_table", "print_tree", "progress_bar", "say"]
 
 PIPE_WIDTH = 200  # characters
+WIDE = 100  # characters: terminals with room for the time that went by
 
 
 def say(text: str) -> None:
@@ -75,17 +76,27 @@ def progress_bar(*, in_bytes: bool = False, total: int | None = None) -> Iterato
     """Yield a `Progress` that draws bars on stderr, one for each label.
 
     What follows the first comma of a label may change while the bar goes on. With a `total` one
-    more bar shows all labels together, and those that are finished go.
+    more bar shows all labels together, and those that are finished go. In a narrow terminal the
+    bar gives way first, then the time that went by, then the end of a label.
     """
-    amount = progress.DownloadColumn() if in_bytes else progress.MofNCompleteColumn()
+    console = Console(stderr=True)
+    wide = console.width >= WIDE
+    others = (40 if in_bytes else 24) + 8 * wide  # characters beside the label and the bar
+    whole = Column(no_wrap=True)
     bars = progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
+        progress.TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, max_width=max(16, console.width - others)),
+        ),
         progress.BarColumn(),
-        amount,
-        *([progress.TransferSpeedColumn()] if in_bytes else []),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
+        progress.DownloadColumn(table_column=whole)
+        if in_bytes
+        else progress.MofNCompleteColumn(table_column=whole),
+        *([progress.TransferSpeedColumn(table_column=whole)] if in_bytes else []),
+        *([progress.TimeElapsedColumn(table_column=whole)] if wide else []),
+        progress.TimeRemainingColumn(table_column=whole),
+        console=console,
     )
     tasks: dict[str, progress.TaskID] = {}
     done_of: dict[str, int] = {}
