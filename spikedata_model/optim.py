@@ -1,4 +1,4 @@
-"""The optimisers, which leave alone the rows of tables that a batch did not use; the schedules."""
+"""The optimisers, which do not move the rows of tables that a batch did not use; the schedules."""
 
 # torch._foreach_* is what its own optimisers are made of:
 # pyright: reportPrivateImportUsage=false
@@ -39,9 +39,9 @@ class Lamb(torch.optim.Optimizer):
         u &= m / (\sqrt{v} + ε) + λ w, \quad
         w \leftarrow w - η \frac{\min(‖w‖, limit)}{‖u‖} u,
 
-    and the fraction is 1 where either norm is 0. In a group with ``rows`` true, m, v and w of a row
-    without gradient stay as they are, but both norms are of the whole table: the stale u of such
-    rows counts in ‖u‖.
+    and the fraction is 1 where either norm is 0. In a group with ``rows`` true, w of a row without
+    gradient stays as it is, and its m and v become 0: when it has a gradient again, it begins anew.
+    Both norms are of the whole table: of such a row λ w counts in ‖u‖.
 
     Parameters
     ----------
@@ -49,11 +49,6 @@ class Lamb(torch.optim.Optimizer):
         Groups of parameters, each with ``weight_decay`` (λ) and ``rows``.
     lr, betas, eps, trust_limit : float
         η, (β1, β2), ε and the limit.
-
-    Notes
-    -----
-    Norms of a table are sums over its rows, and those of the rows left alone are kept: a step
-    computes with the R rows that have a gradient, whatever N is.
 
     References
     ----------
@@ -80,20 +75,22 @@ class Lamb(torch.optim.Optimizer):
         """Take one step; parameters without a gradient stay as they are."""
         for group in self.param_groups:
             used = [one for one in group["params"] if one.grad is not None]
-            for weight in used:
-                _start_moments(self.state[weight], weight)
-            if group["rows"]:
-                for weight_NE in used:
-                    self._step_rows(group, weight_NE)
-            elif used:
-                self._step_whole(group, used)
+            if used:
+                self._step_group(group, used)
 
-    def _step_whole(self, group: dict, weights: list[torch.Tensor]) -> None:
-        """Update whole tensors, all of a group at a time."""
+    def _step_group(self, group: dict, weights: list[torch.Tensor]) -> None:
+        """Update all tensors of a group at a time."""
         (beta1, beta2), decay = group["betas"], group["weight_decay"]
+        for weight in weights:
+            _start_moments(self.state[weight], weight)
         grads = [weight.grad for weight in weights if weight.grad is not None]
         first = [self.state[weight]["exp_avg"] for weight in weights]
         second = [self.state[weight]["exp_avg_sq"] for weight in weights]
+        live = [(grad_NE != 0).any(dim=1, keepdim=True).to(grad_NE.dtype) for grad_NE in grads
+                if group["rows"]]  # fmt: skip
+        if live:
+            torch._foreach_mul_(first, live)
+            torch._foreach_mul_(second, live)
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
@@ -106,26 +103,9 @@ class Lamb(torch.optim.Optimizer):
         size, length = (torch.stack(torch._foreach_norm(one)) for one in (weights, update))
         rate = -group["lr"] * _trust(size, length, group["trust_limit"])
         torch._foreach_mul_(update, list(rate.unbind()))
+        if live:
+            torch._foreach_mul_(update, live)
         torch._foreach_add_(weights, update)
-
-    def _step_rows(self, group: dict, weight_NE: torch.Tensor) -> None:
-        """Update the rows of one table that have a gradient."""
-        state, decay = self.state[weight_NE], group["weight_decay"]
-        if "row_size" not in state:  # squares of the norms of every row of w, and of u
-            state["row_size"] = weight_NE.square().sum(dim=1)
-            state["row_length"] = decay**2 * state["row_size"]
-        row_R, first_RE, second_RE = _move_moments(state, weight_NE, group["betas"])
-        old_RE = weight_NE[row_R]
-        update_RE = first_RE / (second_RE.sqrt() + group["eps"]) + decay * old_RE
-        length_R = update_RE.square().sum(dim=1)
-        state["row_length"].index_copy_(0, row_R, length_R)
-        size, length = (state[name].sum().sqrt() for name in ("row_size", "row_length"))
-        rate = group["lr"] * _trust(size, length, group["trust_limit"])
-        new_RE = old_RE - rate * update_RE
-        weight_NE.index_copy_(0, row_R, new_RE)
-        state["row_size"].index_copy_(0, row_R, new_RE.square().sum(dim=1))
-        # u of the new weights is u - λ · rate · u, as w moved by -rate · u.
-        state["row_length"].index_copy_(0, row_R, length_R * (1 - decay * rate) ** 2)
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -158,7 +138,13 @@ class RowAdamW(torch.optim.AdamW):
         _start_moments(state, weight_NE)
         if "step" not in state:
             state["step"] = torch.zeros_like(weight_NE[:, 0])  # of every row
-        row_R, first_RE, second_RE = _move_moments(state, weight_NE, group["betas"])
+        assert weight_NE.grad is not None
+        row_R = (weight_NE.grad != 0).any(dim=1).nonzero()[:, 0]
+        grad_RE = weight_NE.grad[row_R]
+        first_RE = torch.lerp(state["exp_avg"][row_R], grad_RE, 1 - beta1)
+        second_RE = beta2 * state["exp_avg_sq"][row_R] + (1 - beta2) * grad_RE.square()
+        state["exp_avg"].index_copy_(0, row_R, first_RE)
+        state["exp_avg_sq"].index_copy_(0, row_R, second_RE)
         steps_R1 = (state["step"][row_R] + 1)[:, None]
         state["step"].index_copy_(0, row_R, steps_R1[:, 0])
         first_RE = first_RE / (1 - beta1**steps_R1)
@@ -171,20 +157,6 @@ class RowAdamW(torch.optim.AdamW):
 def _start_moments(state: dict, weight: torch.Tensor) -> None:
     if "exp_avg" not in state:
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-
-
-def _move_moments(
-    state: dict, weight_NE: torch.Tensor, betas: tuple[float, float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the rows with a gradient, shape (R,), and their moments after it, shape (R, E)."""
-    assert weight_NE.grad is not None
-    row_R = torch.linalg.vector_norm(weight_NE.grad, ord=1, dim=1).nonzero()[:, 0]
-    grad_RE = weight_NE.grad[row_R]
-    first_RE = torch.lerp(state["exp_avg"][row_R], grad_RE, 1 - betas[0])
-    second_RE = betas[1] * state["exp_avg_sq"][row_R] + (1 - betas[1]) * grad_RE.square()
-    state["exp_avg"].index_copy_(0, row_R, first_RE)
-    state["exp_avg_sq"].index_copy_(0, row_R, second_RE)
-    return row_R, first_RE, second_RE
 
 
 def _trust(size: torch.Tensor, length: torch.Tensor, limit: float) -> torch.Tensor:
