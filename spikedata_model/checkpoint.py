@@ -7,8 +7,7 @@ import hashlib
 import io
 import json
 import pickle
-import zipfile
-import zlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +21,18 @@ from spikedata_model.config import Config
 from spikedata_model.data import RunData, Scale
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.poyo import Poyo
+from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
+from spikedata_model.weight_tensors import weight_shapes
 
 __all__ = ["Checkpoint", "RunRecord", "load_checkpoint", "read_run", "save_checkpoint", "start_run"]
 
 FORMAT_VERSION = 2
-# What zipfile and torch raise on files that are no checkpoint.
+# What torch raises on content that is no checkpoint.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
-           AssertionError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)  # fmt: skip
+           AssertionError, pickle.UnpicklingError)  # fmt: skip
+_KINDS = {"step": int, "seconds": float, "model": dict, "optimizer": dict, "curve": list,
+          "losses": list, "total_steps": int}  # fmt: skip
 RUN, CHECKPOINT, CURVE = "run.json", "checkpoint.pt", "learning_curve.csv"
 
 
@@ -204,6 +207,10 @@ def read_run(folder: Path) -> RunRecord:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and its learning curve, each as a whole or not at all."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    # Of equal names pickle writes the first, and refers to it if they are one object.
+    content["curve"] = [
+        {sys.intern(key): one for key, one in row.items()} for row in checkpoint.curve
+    ]
     content |= {"run": run_hash(folder), "vocabulary_hash": checkpoint.vocabulary_hash}
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -220,31 +227,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint of a run, or nothing if it has none yet.
 
-    The file is read without executing anything in it (``weights_only``).
+    Nothing in the file is executed: it is judged by `read_torch_file` before torch reads it.
 
     Raises
     ------
     CheckpointError
         If it is damaged, belongs to another run than the ``run.json`` beside it, or has other
-        units, recordings or steps than that says.
+        units, recordings, steps or weights than that says.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            changed = archive.testzip()  # torch does not look at the checksums that it wrote
-        if changed is not None:
-            raise ValueError(f"{changed} has other bytes than were written")
+        read_torch_file(path)  # torch looks at no checksum, and at what a file names too late
         content = torch.load(path, map_location="cpu", weights_only=True)
         run, vocabulary_hash = content.pop("run"), content.pop("vocabulary_hash")
+        for name, kinds in _KINDS.items():
+            if not isinstance(content[name], kinds):
+                raise TypeError(f"its {name} is a {type(content[name]).__name__}")
         for name in ("unit_ids", "recording_ids"):
             content[name] = tuple(content[name])
         checkpoint = Checkpoint(**content)
         if checkpoint.vocabulary_hash != vocabulary_hash:
             raise ValueError("its embedding rows are not those of its units and recordings")
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is damaged ({reason}): delete it to train again from the start."
         ) from None
@@ -271,6 +278,14 @@ def _check_run(path: Path, checkpoint: Checkpoint, record: RunRecord) -> None:
                 f"({_abridged(found)}; {_abridged(expected)} there): one of the two was changed; "
                 "delete the checkpoint to train again."
             )
+    shapes = weight_shapes(
+        record.config.model, len(record.unit_ids), len(record.recordings), record.channels
+    )
+    if shapes != {name: tuple(getattr(one, "shape", ())) for name, one in checkpoint.model.items()}:
+        raise CheckpointError(
+            f"{path} does not hold the weights of the model that {RUN} describes: one of the two "
+            "was changed; delete the checkpoint to train again."
+        )
 
 
 def _abridged(value: object) -> str:

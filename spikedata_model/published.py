@@ -107,9 +107,11 @@ def import_published(path: Path, target: str) -> Weights:
     file = read_torch_file(path)
     found, config = _opened(file)
     check_size(path, config, len(found))
+    if _grid(config) is None:
+        raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
     units, sessions = (_ids(file, found, name) for name in VOCABULARIES)
     readout = found.get("readout.weight")
-    width = readout.shape[0] if isinstance(readout, SavedTensor) and readout.shape else 1
+    width = max(1, readout.shape[0]) if isinstance(readout, SavedTensor) and readout.shape else 1
     names = published_names(config.depth)
     shapes = {
         names[name]: shape
@@ -152,7 +154,7 @@ def _opened(file: TorchFile) -> tuple[dict[str, object], ModelConfig]:
     outside = [str(name) for name in state if not str(name).startswith("model.")]
     if outside:
         raise CheckpointError(
-            f"{file.path} has an unknown weight '{outside[0]}' beside those of 'model.': it is of "
+            f"{file.path} has an unknown weight {outside[0]!r} beside those of 'model.': it is of "
             "another model, or of a version that is not known here."
         )
     return {str(name)[len("model.") :]: value for name, value in state.items()}, _config(
@@ -163,24 +165,22 @@ def _opened(file: TorchFile) -> tuple[dict[str, object], ModelConfig]:
 def _config(path: Path, settings: dict) -> ModelConfig:
     """Return our settings for the arguments of their constructor."""
     kind = settings.get("_target_", TARGET)
-    if str(kind).rpartition(".")[2] != "POYO":
-        raise CheckpointError(f"{path} holds a {kind}, only torch_brain's POYO can be imported.")
+    if not isinstance(kind, str) or kind.rpartition(".")[2] != "POYO":
+        named = repr(kind) if isinstance(kind, str) else "model without a name"
+        raise CheckpointError(f"{path} holds a {named}, only torch_brain's POYO can be imported.")
     given = {name: value for name, value in settings.items() if name not in ("_target_", "dim_out")}
     unknown = [str(name) for name in given if name not in SETTINGS]
     if unknown:
         raise CheckpointError(
-            f"{path} gives its model the argument '{unknown[0]}', which torch_brain 0.2.1 does "
+            f"{path} gives its model the argument {unknown[0]!r}, which torch_brain 0.2.1 does "
             "not have, so what it computes is not known here."
         )
     values = {SETTINGS[name]: value for name, value in (DEFAULTS | given).items()}
     try:
-        config = ModelConfig.model_validate(values, strict=True)
+        return ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
         reason = describe_validation_error(error)
         raise CheckpointError(f"The model of {path} cannot be made here: {reason}.") from None
-    if _grid(config) is None:
-        raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
-    return config
 
 
 GRID = "its context is so nearly a number of latent steps that torch_brain rounds it to one more"

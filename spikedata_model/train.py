@@ -24,6 +24,7 @@ from spikedata_model.checkpoint import (
 )
 from spikedata_model.config import Config
 from spikedata_model.data import RunData, prepare_data
+from spikedata_model.errors import CheckpointError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.guards import check_step, check_weights, weight_norms
 from spikedata_model.journal import Journal
@@ -93,8 +94,7 @@ def train(
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
-        model.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        _restore(model, optimizer, checkpoint, folder)
     run = _Run(model, optimizer, sampler, data, config, folder, norms)
     return _run_steps(run, checkpoint, progress)
 
@@ -120,6 +120,24 @@ class _Run:
         )  # fmt: skip
         save_checkpoint(self.folder, now)
         return now
+
+
+def _restore(
+    model: Poyo, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, folder: Path
+) -> None:
+    """Go back to where a run was."""
+    model.load_state_dict(checkpoint.model)
+    try:
+        optimizer.load_state_dict(checkpoint.optimizer)
+        state = [(weight, one) for weight, held in optimizer.state.items() for one in held.values()]
+        fits = all(one.shape in (weight.shape, weight.shape[:1], ()) for weight, one in state)
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise CheckpointError(
+            f"The checkpoint in {folder} holds an optimiser of another model: delete it to train "
+            "again."
+        )
 
 
 def _resolve(config: Config, sampler: Sampler) -> Config:

@@ -1,36 +1,31 @@
 """Reads what ``torch.save`` wrote without running any of it, whoever wrote it.
 
-A checkpoint is a zip of one pickle, ``data.pkl``, and of the bytes of its tensors. A pickle is a
-program: reading it as Python does calls whatever functions it names. Here its names are looked up
-in a table of ours and nowhere else. Tensors become records of where their bytes lie, checked
-against the file; a name of a training framework becomes an inert stand-in; any other name is
-refused before the first value is built. ``torch.load`` takes no part, so that its rebuilding
-functions, and the holes found in them (CVE-2025-32434, CVE-2026-24747), take none either.
+A checkpoint is a zip of one pickle, ``data.pkl``, and of the bytes of its tensors. The pickle is
+followed by `pickle_program`: its names are looked up in a table of ours and nowhere else. Tensors
+become records of where their bytes lie, checked against the file; a name of a training framework
+becomes an inert stand-in; any other name is refused. ``torch.load`` takes no part, so that its
+rebuilding functions, and the holes found in them (CVE-2025-32434, CVE-2026-24747), take none.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from spikedata.files import sha256_of
 from spikedata_model.errors import CheckpointError
-from spikedata_model.pickle_program import full_name, names_in
+from spikedata_model.pickle_program import Inert, read_program
 
-__all__ = ["Inert", "SavedTensor", "TorchFile", "read_torch_file", "unwrapped"]
+__all__ = ["SavedTensor", "TorchFile", "read_torch_file", "unwrapped"]
 
-MAX_PICKLE = (
-    1 << 26
-)  # bytes; the vocabulary of 30,000 units and an optimiser's state take some 4 MB
+MAX_PICKLE = 1 << 25  # bytes; 30,000 units and an optimiser's state take some 4 MB
 
 STORAGES: dict[str, torch.dtype] = {
     f"torch.{name}Storage": dtype
@@ -58,59 +53,8 @@ INERT_NAMES = frozenset(
 
 DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
           OverflowError, MemoryError, AssertionError, NotImplementedError, zipfile.BadZipFile,
-          zlib.error, struct.error, pickle.UnpicklingError)  # fmt: skip
+          zlib.error, struct.error)  # fmt: skip
 """What the standard library raises on files that are no checkpoint."""
-
-
-class Inert:
-    """Stands for an object of a class that is not imported; keeps what it was given.
-
-    Attributes
-    ----------
-    name : str
-        Full name of the class or function in the file.
-    args : tuple
-        What it was called with.
-    state : object
-        What its attributes were to be set from.
-    pairs : dict
-        What was put into it by key.
-    """
-
-    name = ""
-    args: tuple[object, ...]
-    state: object
-    pairs: dict[object, object]
-
-    def __new__(cls, *args: object, **_: object) -> Inert:
-        """Keep the arguments and do nothing."""
-        made = object.__new__(cls)
-        made.args, made.state, made.pairs = args, None, {}
-        return made
-
-    def __init__(self, *_: object, **__: object) -> None:
-        """Do nothing."""
-
-    def __setstate__(self, state: object) -> None:
-        """Keep the state."""
-        self.state = state
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Keep the item."""
-        self.pairs[key] = value
-
-    def append(self, value: object) -> None:
-        """Forget a value that was appended: no list of a framework is needed."""
-
-    def extend(self, values: object) -> None:
-        """Forget values that were appended."""
-
-
-class _Mapping(dict):
-    """An ordered dict of the file; torch hangs the versions of its modules on it, left out here."""
-
-    def __setstate__(self, state: object) -> None:
-        """Forget the attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +153,19 @@ def read_torch_file(path: Path) -> TorchFile:
             f"{path} is cut off or not a checkpoint: a zip as torch.save writes it was expected; "
             "fetch it anew (a file older than torch 1.6 has to be saved again where it is trusted)."
         )
+    names: set[str] = set()
+
+    def find(name: str) -> None:
+        _check_name(path, name)
+        names.add(name)
+
     try:
         with zipfile.ZipFile(path) as archive:
             folder, members = _members(path, archive)
             program = archive.read(f"{folder}/data.pkl")
-        names = names_in(program)
-        _refuse_names(path, names)
-        reader = _Reader(program, folder, members)
-        return TorchFile(path, sha256_of(path), reader.load(), tuple(sorted(reader.stand_ins)))
+        content = read_program(program, find, _called, lambda pid: _storage(folder, members, pid))
+        stand_ins = tuple(sorted(names - REBUILT.keys() - STORAGES.keys()))
+        return TorchFile(path, sha256_of(path), content, stand_ins)
     except CheckpointError:
         raise
     except DAMAGE as error:
@@ -263,62 +212,42 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
         raise ValueError(f"its data.pkl is longer than {MAX_PICKLE} bytes")
     changed = archive.testzip()
     if changed is not None:
-        raise ValueError(f"{changed} has other bytes than were written")
+        raise ValueError(f"{changed!r} has other bytes than were written")
     order = f"{folders[0]}/byteorder"
     if order in members and archive.read(order) != b"little":
         raise ValueError("its numbers are stored in big-endian order")
     return folders[0], members
 
 
-def _refuse_names(path: Path, names: set[str]) -> None:
+def _check_name(path: Path, name: str) -> None:
     """Refuse a file that names anything but tensors, dicts and classes of training frameworks."""
-    strange = sorted(
-        name
-        for name in names - REAL.keys() - STORAGES.keys() - INERT_NAMES
-        if name.partition(".")[0] not in FRAMEWORKS and not name.startswith("torch.optim.")
-    )
-    if strange:
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+    known = name in REBUILT or name in STORAGES or name in INERT_NAMES
+    if not (known or name.partition(".")[0] in FRAMEWORKS or name.startswith("torch.optim.")):
         raise CheckpointError(
-            f"{path} names {strange[0]!r}{more}, which no weights need and which could run code "
-            "when it is read: nothing of it was read; take the file from where it was published, "
-            "or save only a state_dict."
+            f"{path} names {name!r}, which no weights need and which could run code when it is "
+            "read: nothing of it was run; take the file from where it was published, or save only "
+            "a state_dict."
         )
 
 
-class _Reader(pickle.Unpickler):
-    """Builds the values of a pickle whose names were checked."""
+def _called(name: str, given: tuple[object, ...]) -> object:
+    """Return what a call makes: never what it would make in Python."""
+    return REBUILT[name](*given) if name in REBUILT else Inert(name, given)
 
-    def __init__(self, program: bytes, folder: str, members: dict[str, int]) -> None:
-        super().__init__(BytesIO(program))
-        self.folder, self.members = folder, members
-        self.stand_ins: dict[str, type[Inert]] = {}
 
-    def find_class(self, module: str, name: str) -> object:
-        """Return what a name means here: never what it means to Python."""
-        full = full_name(module, name)
-        if full in REAL:
-            return REAL[full]
-        if full in STORAGES:
-            return STORAGES[full]
-        if full not in self.stand_ins:
-            self.stand_ins[full] = type("StandIn", (Inert,), {"name": full})
-        return self.stand_ins[full]
-
-    def persistent_load(self, pid: object) -> _Storage:
-        """Return the storage that an instruction names, after checking its size."""
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-            raise ValueError("it refers to something outside")
-        _, dtype, key, _, size = pid
-        member = f"{self.folder}/data/{key}"
-        if not isinstance(dtype, torch.dtype) or type(size) is not int:
-            raise ValueError(f"its storage {key} has no known type or size")
-        if self.members.get(member) != size * dtype.itemsize:
-            raise ValueError(
-                f"{size} numbers were expected in {member}, which has "
-                f"{self.members.get(member, 'no')} bytes"
-            )
-        return _Storage(member, dtype, size)
+def _storage(folder: str, members: dict[str, int], pid: object) -> _Storage:
+    """Return the storage that an instruction names, after checking its size."""
+    match pid:
+        case ("storage", Inert(name=kind), str(key), _, int(size)) if kind in STORAGES:
+            dtype, member = STORAGES[kind], f"{folder}/data/{key}"
+        case _:
+            raise ValueError("it refers to something outside, or to no known storage")
+    if members.get(member) != size * dtype.itemsize:
+        raise ValueError(
+            f"{size} numbers were expected in {member!r}, which has "
+            f"{members.get(member, 'no')} bytes"
+        )
+    return _Storage(member, dtype, size)
 
 
 def _tensor(
@@ -338,7 +267,7 @@ def _tensor(
 def _whole_numbers(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple):
         raise ValueError("a tensor is described in an unknown way")
-    numbers = tuple(one for one in values if type(one) is int and one >= 0)
+    numbers = tuple(one for one in values[:64] if type(one) is int and 0 <= one < 1 << 63)
     if len(numbers) != len(values):
         raise ValueError("a tensor is described by what is no whole number")
     return numbers
@@ -351,18 +280,13 @@ def _parameter(tensor: object, *_: object) -> SavedTensor:
     return tensor
 
 
-def _shape(numbers: object = ()) -> tuple[object, ...]:
-    """Stand in for ``torch.Size``."""
-    return tuple(numbers) if isinstance(numbers, tuple | list) else ()
-
-
-REAL: dict[str, Callable] = {
-    "collections.OrderedDict": _Mapping,
-    "torch.Size": _shape,
+REBUILT: dict[str, Callable[..., object]] = {
+    "collections.OrderedDict": lambda: {},
+    "torch.Size": tuple,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
-"""Names that are more than stand-ins, and the functions of this module that they mean."""
+"""Names whose calls make more than a stand-in, and what makes it."""
 
 
 def _reason(error: BaseException) -> str:

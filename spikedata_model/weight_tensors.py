@@ -74,11 +74,12 @@ def check_size(path: Path, config: ModelConfig, n_found: int) -> None:
     CheckpointError
         If the settings ask for more layers than the file has tensors, or for too many latents.
     """
-    latents = config.context / config.latent_step * config.latents_per_step
-    if config.depth > n_found or latents > MAX_LATENTS:
+    steps, each = config.context / config.latent_step, config.latents_per_step
+    if config.depth > n_found or each > MAX_LATENTS or steps * each > MAX_LATENTS:
         raise CheckpointError(
-            f"{path} asks for {config.depth} layers and {latents:.0f} latents, but holds {n_found} "
-            f"tensors, and {MAX_LATENTS} latents are the most: the file is damaged or no POYO."
+            f"{path} asks for {config.depth} layers and {each} latents in each of {steps:.0f} "
+            f"steps, but holds {n_found} tensors, and {MAX_LATENTS} latents are the most: the file "
+            "is damaged or no POYO."
         )
 
 
@@ -116,7 +117,7 @@ def take_tensors(
         if names:
             first, more = min(names, key=str), len(names) - 1
             raise CheckpointError(
-                f"{file.path} {kind} weight '{first}'{f' and {more} more' if more else ''}: it is "
+                f"{file.path} {kind} weight {first!r}{f' and {more} more' if more else ''}: it is "
                 "of another model, or of a version that is not known here."
             )
     for name, shape in shapes.items():

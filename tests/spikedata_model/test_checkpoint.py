@@ -38,10 +38,12 @@ def sentence(caught: pytest.ExceptionInfo) -> str:
 
 def test_a_checkpoint_is_read_as_it_was_written(run):
     torch.manual_seed(0)
-    weights = {"a": torch.randn(3, 2), "b": torch.randn(5)}
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
     curve = [{"step": 1, "seconds": 0.5, "loss": 0.1}, {"step": 2, "seconds": 1.0, "loss": 0.2}]
     record = read_run(run)
+    weights = {
+        name: torch.randn_like(one) for name, one in record.build_model().state_dict().items()
+    }
     ids = (record.unit_ids, tuple(record.recordings))
     written = Checkpoint(2, 1.5, weights, optimizer, curve, [0.25, 1 / 3], 9, *ids)
     save_checkpoint(run, written)
@@ -278,6 +280,82 @@ def test_a_checkpoint_of_another_schedule_is_refused(store, run):
 
     with pytest.raises(CheckpointError, match=r"other steps than run\.json.* \(900; 9 there\)"):
         train(store, run, make_config())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: {**model, "readout.0.bias": torch.zeros(3)},
+        lambda model: {**model, "readout.0.bias": 3},
+        lambda model: {**model, "more": torch.zeros(3)},
+        lambda model: {name: one for name, one in model.items() if name != "decoder.to_q.weight"},
+        lambda _: {},
+    ],
+    ids=["shape", "no tensor", "more", "less", "none"],
+)
+def test_a_checkpoint_of_another_model_is_refused(run, change):
+    rewrite(run, model=change(torch.load(run / "checkpoint.pt", weights_only=True)["model"]))
+
+    with pytest.raises(CheckpointError, match="does not hold the weights of the model") as caught:
+        load_checkpoint(run)
+    sentence(caught)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: {},
+        lambda state: {**state, "param_groups": state["param_groups"][:1]},
+        lambda state: {**state, "state": {0: {"exp_avg": torch.ones(2, 2)}}},
+        lambda state: {**state, "state": {0: {"exp_avg": "x"}}},
+        lambda state: {**state, "state": 3},
+    ],
+    ids=["none", "groups", "shape", "text", "number"],
+)
+def test_a_checkpoint_with_another_optimiser_is_refused(store, run, change):
+    rewrite(
+        run, optimizer=change(torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"])
+    )
+
+    with pytest.raises(CheckpointError, match="holds an optimiser of another model") as caught:
+        train(store, run, make_config())
+    sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step", "9"),
+        ("step", None),
+        ("seconds", [1]),
+        ("model", [1]),
+        ("curve", 3),
+        ("losses", "x"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(run, field, value):
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**content, field: value}, run / "checkpoint.pt")
+
+    with pytest.raises(CheckpointError, match=f"is damaged .its {field} is a ") as caught:
+        load_checkpoint(run)
+    sentence(caught)
+
+
+def test_a_long_curve_of_many_recordings_stays_small(run):
+    """A name of a column is written once, not once a row."""
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    fields = {name: content[name] for name in Checkpoint.__dataclass_fields__}
+    curve = [{f"r2 lab/{n} hand x": 0.5 for n in range(100)} for _ in range(100)]
+    sizes = []
+    for rows in (1, 100):
+        save_checkpoint(run, Checkpoint(**{**fields, "curve": curve[:rows]}))
+        sizes.append((run / "checkpoint.pt").stat().st_size)
+    read = load_checkpoint(run)
+
+    assert sizes[1] - sizes[0] < 99 * 100 * 20  # bytes a number
+    assert read is not None
+    assert read.curve == curve
 
 
 # ------------------------------------------------------------------ settings

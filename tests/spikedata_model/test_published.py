@@ -96,6 +96,11 @@ def make_weights(
     return Weights(model, known)
 
 
+PAIRS: object = ()  # 2**100 of them, in a checkpoint of a few bytes
+for _ in range(100):
+    PAIRS = (PAIRS, PAIRS)
+
+
 @cache
 def windows(which: str) -> tuple[Batch, Sampler]:
     """Return windows side by side, so that queries lie on their edges."""
@@ -358,6 +363,8 @@ def with_value(value: float):
             lambda held: 2 * held,
             "is not what t_min 0.1 and t_max 2.0627 s give",
         ),
+        ("readout.weight", lambda held: held[:0], r"shape \(0, 16\), its settings say \(1, 16"),
+        ("a\nb", torch.ones(1), r"an unknown weight 'a\\nb'"),
         ("enc_ffn.1.net.0.weight", torch.zeros(1).expand(128, 16), "stretched out of 1 stored nu"),
     ],
 )
@@ -412,7 +419,10 @@ def test_a_vocabulary_that_does_not_give_each_row_once_is_refused(tmp_path, tabl
         ({"latent_step": math.nan}, "latent_step"),
         ({"t_max": 3.0}, "is not what t_min 0.1 and t_max 3.0 s give"),
         ({"backend": "flash"}, "the argument 'backend', which torch_brain 0.2.1 does not have"),
-        ({"_target_": "torch_brain.models.CaPOYO"}, "holds a torch_brain.models.CaPOYO, only"),
+        ({"_target_": "torch_brain.models.CaPOYO"}, "holds a 'torch_brain.models.CaPOYO', only"),
+        ({"_target_": PAIRS}, "holds a model without a name, only"),
+        ({"num_latents_per_step": 10**400}, "latents are the most"),
+        ({"sequence_length": 1e308, "latent_step": 1e-10}, "latents are the most"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(tmp_path, settings, says):

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from spikedata_model.errors import CheckpointError
-from spikedata_model.untrusted import Inert, SavedTensor, read_torch_file, unwrapped
+from spikedata_model.pickle_program import Inert
+from spikedata_model.untrusted import SavedTensor, read_torch_file, unwrapped
 
 STRUCTURES = {
     "alone": lambda bad: bad,
@@ -177,7 +178,7 @@ def test_a_hostile_file_is_refused_by_name_and_not_run(tmp_path, name, place):
     gadget = gadgets(proof)[name]
     torch.save(STRUCTURES[place](gadget), tmp_path / "x.pt")
 
-    with pytest.raises(CheckpointError, match=rf"names '{name}'.*nothing of it was read") as caught:
+    with pytest.raises(CheckpointError, match=rf"names '{name}'.*nothing of it was run") as caught:
         read_torch_file(tmp_path / "x.pt")
     sentence(caught)
     assert not proof.exists()
@@ -270,6 +271,10 @@ def test_a_file_that_unpacks_to_more_than_it_has_is_refused(tmp_path):
     sentence(caught)
 
 
+PAIRS = b"q\x00h\x00\x86" * 100
+"""Makes of what is on the stack a pair of itself, and so on: 2**100 parts, in 500 bytes."""
+
+
 def number(value: int) -> bytes:
     """Return the instruction that pickles a number of two bytes."""
     return b"M" + value.to_bytes(2, "little")
@@ -285,11 +290,14 @@ def number(value: int) -> bytes:
          "refers to something outside"),
         (lambda program: program.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9"),
          "names 'torch._utils._rebuild_tensor_v9'"),
-        (lambda _: b"\x80\x02]r\xff\xff\xff\x7f.", "numbers more values than it has"),
         (lambda _: b"\x80\x02]2.", "uses the instruction DUP"),
-        (lambda _: b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s.", "nests more than 100 tuples"),
+        (lambda _: b"\x80\x02})" + PAIRS + b"K\x01s.", "has a tuple as a key"),
+        (lambda _: b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n)" + PAIRS
+         + b"X\x03\x00\x00\x00cpuK\x01tQ.", "refers to something outside"),
+        (lambda program: program.replace(b"Rq", b"R}bq"), "puts values into a SavedTensor"),
+        (lambda program: program.replace(number(1234) + b"\x85", b"(" + b"K\x01" * 65 + b"t"),
+         "is no whole number"),
         (lambda _: b"\x80\x02.", "damaged or no checkpoint"),
-        (lambda _: b"\x80\x02comegaconf\nA\nN\x85b.", "damaged or no checkpoint"),
         (lambda program: program[:-1], "damaged or no checkpoint"),
     ],
 )  # fmt: skip
@@ -340,3 +348,14 @@ def test_a_large_vocabulary_and_numbers_of_every_size_are_read(tmp_path):
     torch.save(large, tmp_path / "x.pt")
 
     assert read_torch_file(tmp_path / "x.pt").content == large
+
+
+def test_a_file_changes_nothing_of_the_functions_that_stand_in(tmp_path):
+    """A pickle may set attributes: here the default arguments of what stands for torch.Size."""
+    program = b"\x80\x02ctorch\nSize\nN}X\x0c\x00\x00\x00__defaults__K\x07\x85s\x86b."
+    torch.save(torch.Size([3]), tmp_path / "x.pt")
+    torch.save(0, tmp_path / "y.pt")
+    replace_member(tmp_path / "y.pt", "data.pkl", lambda _: program)
+
+    assert isinstance(read_torch_file(tmp_path / "y.pt").content, Inert)
+    assert read_torch_file(tmp_path / "x.pt").content == (3,)

@@ -190,7 +190,7 @@ def test_a_hostile_weights_file_is_refused_and_not_run(tmp_path):
     save_weights(path, make_weights())
     change_file(path, header=lambda _: Calls(open, str(proof), "w"))
 
-    with pytest.raises(CheckpointError, match="nothing of it was read"):
+    with pytest.raises(CheckpointError, match="nothing of it was run"):
         load_weights(path)
     assert not proof.exists()
 
