@@ -176,7 +176,7 @@ class Poyo(nn.Module):
         self.targets = tuple(channels)  # a list of layers: a target's name may hold a dot
         self.readout = nn.ModuleList(nn.Linear(dim, width) for width in channels.values())
         steps = math.ceil(config.context / config.latent_step - 1e-9)
-        latent_time = (torch.arange(steps) + 0.5) * config.latent_step
+        latent_time = (torch.arange(steps, dtype=torch.float64) + 0.5) * config.latent_step
         frequency = rotary_frequencies(dim_head // 4, config.t_min, config.t_max)
         self.frequency_F: torch.Tensor
         self.latent_time_L: torch.Tensor
@@ -240,7 +240,7 @@ class Poyo(nn.Module):
         window_K = _window_of(tokens.query_offsets, x_BE.device)
         query_phase_KF = phases(tokens.query_time_K, self.frequency_F)
         x_KE = x_BE[window_K] + self.decoder(
-            self.decoder.queries(x_BE)[window_K], self.decoder.keys_values(z_ZE),
+            _look_up(window_K, self.decoder.queries(x_BE)), self.decoder.keys_values(z_ZE),
             query_phase_KF, latent_phase_ZF, tokens.query_offsets, latent_offsets,
         )  # fmt: skip
         x_KE = x_KE + self.decoder_ffn(x_KE)
@@ -276,7 +276,7 @@ class Poyo(nn.Module):
         row_P = there.nonzero().squeeze(1)
         pair_PE = self.type_embedding(row_P // n_units) + self.unit_embedding(row_P % n_units)
         place_T = (there.cumsum(0) - 1)[row_T]
-        return F.embedding(place_T, self.encoder.keys_values(pair_PE))
+        return _look_up(place_T, self.encoder.keys_values(pair_PE))
 
     @torch.no_grad()
     def _start_local(self) -> None:
@@ -333,6 +333,15 @@ def _direction(dim: int) -> torch.Tensor:
     direction_E = torch.randn(dim)
     direction_E -= direction_E.mean()
     return direction_E / direction_E.norm()
+
+
+def _look_up(row_T: torch.Tensor, table_PX: torch.Tensor) -> torch.Tensor:
+    """Return rows of a table, (T, X), whose gradients are added up in float32.
+
+    torch adds those of a bfloat16 table in bfloat16 on a processor: a row that was looked up a few
+    hundred times would stop growing.
+    """
+    return F.embedding(row_T, table_PX.float()).to(table_PX.dtype)
 
 
 def _window_of(offsets: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -350,6 +350,13 @@ def test_every_latent_is_one_of_a_step_and_lies_at_its_middle():
     )
 
 
+def test_times_of_latents_are_exact_where_steps_are_no_powers_of_two():
+    """At a period of 0.1 ms, the rounding of 1.95 s to float32 is a turn of up to 0.2 degrees."""
+    model = make_model(context=2.0, latent_step=0.1, latents_per_step=1)
+
+    assert model.latent_time_L.tolist() == [(step + 0.5) * 0.1 for step in range(20)]
+
+
 @pytest.mark.parametrize(
     ("name", "row", "sentence"),
     [
@@ -386,6 +393,33 @@ def test_bfloat16_predicts_nearly_the_same_and_keeps_weights_in_float32(init):
         assert 0 < difference < 0.05
     assert {one.dtype for one in half.parameters()} == {torch.float32}
     assert {one.grad.dtype for one in half.parameters()} == {torch.float32}
+
+
+def test_gradients_of_a_unit_that_fires_often_are_not_lost_in_bfloat16():
+    """Nor are those of a recording with many samples: 256 plus 1 is 256 in bfloat16."""
+    torch.manual_seed(0)
+    exact = Poyo(TINY, 7, 2, CHANNELS)
+    half = Poyo(TINY, 7, 2, CHANNELS, precision="bfloat16")
+    half.load_state_dict(exact.state_dict())
+    n_tokens, n_queries = 3000, 2000
+    tokens = Tokens(
+        unit_T=torch.arange(n_tokens, dtype=torch.int32) % 2,
+        type_T=torch.zeros(n_tokens, dtype=torch.int32),
+        time_T=torch.linspace(0, 1, n_tokens),
+        token_offsets=(0, n_tokens),
+        recording_B=torch.tensor([0]),
+        query_time_K=torch.linspace(0, 1, n_queries),
+        query_target_K=torch.zeros(n_queries, dtype=torch.int64),
+        query_offsets=(0, n_queries),
+    )
+    for model in (exact, half):
+        (model(tokens)["hand"] - 1).square().sum().backward()
+
+    expected = dict(exact.named_parameters())
+    for name, found in half.named_parameters():
+        if name.startswith(("unit", "recording", "encoder.to_kv", "decoder.to_q")):
+            difference = found.grad - expected[name].grad
+            assert difference.norm() < 0.05 * expected[name].grad.norm(), name
 
 
 def test_a_checkpoint_holds_weights_and_nothing_that_the_configuration_gives():
