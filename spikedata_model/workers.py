@@ -52,16 +52,21 @@ class Workers:
         self._before = torch.get_num_threads()
         if self._on_processor:
             torch.set_num_threads(1)  # of this thread, and of those that begin after
-        self._pool = ThreadPoolExecutor(self.threads, "windows") if self.threads > 1 else None
+        self._pool = None
+        if self.threads > 1:
+            # A new thread would ask torch for its share at its first loop, after a first product.
+            self._pool = ThreadPoolExecutor(self.threads, "windows", torch.set_num_threads, (1,))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:  # fmt: skip
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._before)
+        try:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
+        finally:  # also when interrupted while it waits for the pieces under way
+            torch.set_num_threads(self._before)
 
     def split(self, n_windows: int) -> list[tuple[int, int]]:
         """Return the first and last window, the last not included, of every piece of a batch."""

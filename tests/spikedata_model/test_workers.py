@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,12 @@ from hypothesis import strategies as st
 from spikedata_model.workers import Workers
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _three_threads(_one_thread: None) -> None:
+    """Let torch have more threads than the one that it has while workers are at work."""
+    torch.set_num_threads(3)
 
 
 @given(n_windows=st.integers(0, 40), at_once=st.integers(1, 50))
@@ -30,7 +40,6 @@ def test_a_gpu_takes_all_windows_at_once_unless_told_otherwise():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_each_thread_has_one_core_and_results_keep_their_order(threads):
-    before = torch.get_num_threads()
     seen = []
     with Workers(CPU, "float32", threads) as workers:
 
@@ -42,16 +51,44 @@ def test_each_thread_has_one_core_and_results_keep_their_order(threads):
 
     assert {count for _, count in seen} == {1}
     assert len({thread for thread, _ in seen}) <= threads
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_error_in_a_worker_reaches_the_caller_and_torch_gets_its_threads_back(threads):
-    before = torch.get_num_threads()
-
     def fail(x: int) -> None:
         raise ValueError(f"no {x}")
 
     with pytest.raises(ValueError, match="no 0"), Workers(CPU, "float32", threads) as workers:
         list(workers.map(fail, [0, 1, 2]))
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 3
+
+
+def test_torch_gets_its_threads_back_after_an_interrupt_while_the_last_pieces_end(monkeypatch):
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Workers(CPU, "float32", 2) as workers:
+        monkeypatch.setattr(workers._pool, "shutdown", interrupted)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
+def test_a_thread_keeps_to_its_core_from_its_first_product():
+    program = """
+import os, torch
+from spikedata_model.workers import Workers
+def count():
+    return len(os.listdir("/proc/self/task"))
+square = torch.ones(600, 600)
+before = count()
+with Workers(torch.device("cpu"), "float32", 2) as workers:
+    list(workers.map(lambda _: torch.mm(square, square), range(8)))
+    print(count() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_NUM_THREADS": "4"}, capture_output=True, check=True,
+    )  # fmt: skip
+
+    assert int(done.stdout) <= 2
