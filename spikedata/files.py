@@ -69,6 +69,9 @@ def write_whole(path: Path, content: bytes | str, *, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        # A full disk names no file, and nobody knows the one beside it.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
     if sync:

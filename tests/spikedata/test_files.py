@@ -58,6 +58,20 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     assert events == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path, monkeypatch, step):
+    def full(*names: object) -> None:
+        raise OSError(28, "No space left on device", *(names if step == "replace" else ()))
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_whole(tmp_path / "a", "new")
+    assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path / 'a'}'"
+
+    with pytest.raises(FileNotFoundError, match=r"nowhere/b'$"):
+        write_whole(tmp_path / "nowhere" / "b", "new")
+
+
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "nowhere/a", "x")
