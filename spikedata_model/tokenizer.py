@@ -45,6 +45,11 @@ class Tokens:
         Index of the target that each query asks for.
     query_offsets : tuple of int, length B + 1
         Window ``i`` has the queries ``query_offsets[i]:query_offsets[i + 1]``.
+
+    Raises
+    ------
+    ConfigError
+        If the windows do not hold every token and every query once.
     """
 
     unit_T: torch.Tensor
@@ -55,6 +60,22 @@ class Tokens:
     query_time_K: torch.Tensor
     query_target_K: torch.Tensor
     query_offsets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        n_windows, tokens = len(self.recording_B), (self.unit_T, self.type_T, self.time_T)
+        queries = (self.query_time_K, self.query_target_K)
+        for what, offsets, parts in (
+            ("tokens", self.token_offsets, tokens),
+            ("queries", self.query_offsets, queries),
+        ):
+            sizes, edges = [len(one) for one in parts], list(offsets)
+            whole = edges[0] == 0 and edges == sorted(edges) and len(edges) == n_windows + 1
+            if not whole or set(sizes) != {edges[-1]}:
+                raise ConfigError(
+                    f"{sizes} {what} of {n_windows} windows do not fit their {len(edges)} offsets "
+                    f"from {edges[0]} to {edges[-1]}: these begin with 0, end with the number of "
+                    f"{what}, never fall, and are one more than the windows."
+                )
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the same tokens on another device."""

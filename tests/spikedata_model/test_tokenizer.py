@@ -209,6 +209,28 @@ def test_indices_that_the_sampler_does_not_have_are_refused(name, index, sentenc
         tokenizer_of(sampler)(replace(batch, **{name: wrong}))
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("token_offsets", lambda edges: (*edges[:-1], edges[-1] - 1)),
+        ("token_offsets", lambda edges: (1, *edges[1:])),
+        ("token_offsets", lambda edges: (0, edges[2], edges[1], *edges[3:])),
+        ("token_offsets", lambda edges: edges[:-1]),
+        ("query_offsets", lambda edges: (*edges[:-1], edges[-1] + 1)),
+        ("type_T", lambda types: types[:1]),
+        ("query_target_K", lambda targets: targets[:1]),
+        ("recording_B", lambda rows: rows[:1]),
+    ],
+)
+def test_windows_that_do_not_hold_every_token_and_query_once_are_refused(name, change):
+    """The gradients of tokens that lie in no window would be whatever was in memory."""
+    sampler = sampler_of()
+    tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
+
+    with pytest.raises(ConfigError, match=r"of [15] windows do not fit their \d offsets"):
+        replace(tokens, **{name: change(getattr(tokens, name))})
+
+
 def test_moving_tokens_to_a_device_keeps_them():
     sampler = sampler_of()
     tokens = tokenizer_of(sampler)(sampler.batch(0, 0))
