@@ -13,6 +13,7 @@ from spikedata.cli import CacheOption, JsonOption, StoreOption, store_path
 from spikedata.console import print_json, print_table, progress_bar, say
 from spikedata.manifest import load_manifest
 from spikedata.store import Store
+from spikedata_model.errors import ConfigError
 
 if TYPE_CHECKING:
     from spikedata_model.evaluate import Evaluation
@@ -53,8 +54,13 @@ def train(
     opened = Store(store_path(store, cache))
     ids = list(recording or [])
     if manifest is not None:
-        items = load_manifest(manifest).items()
+        items = list(load_manifest(manifest).items())
         ids += [dataset.recording_id(asset) for dataset, asset in items if asset.role == "train"]
+        if not ids:
+            raise ConfigError(
+                f"There is no recording to train on: of the {len(items)} of the manifest "
+                f"'{manifest}' none has the role 'train'; name some with --recording."
+            )
     everything = manifest is None and not recording
     from spikedata_model.train import train as run
 

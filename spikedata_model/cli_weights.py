@@ -54,7 +54,7 @@ def import_weights(
         print_table(
             "Named, but not imported", ["class or function"], [[one] for one in not_imported]
         )
-    say(f"Wrote {out}. No scale is known: its outputs are velocities as torch_brain divides them.")
+    say(f"Wrote {out}. No scale is known: its outputs are as torch_brain divided '{target}'.")
 
 
 def export_weights(

@@ -244,7 +244,7 @@ def test_a_manifest_without_recordings_for_training_does_not_mean_the_whole_stor
     ended = spikedata(f"train -m mine.toml --out new --store store {TINY}")
 
     assert ended.code == 2
-    assert "no recording to train on" in sentence_of(ended)
+    assert "of the 2 of the manifest 'mine.toml' none has the role 'train'" in sentence_of(ended)
     assert not Path("new").exists()
 
 
