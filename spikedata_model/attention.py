@@ -57,18 +57,15 @@ def attend(
         Share of attention weights to drop; the others are scaled up.
     kernel : {"windows", "padded", "jagged"}, optional
         One window after another, the fastest on a processor and the default there; torch's fused
-        attention over windows padded to the longest, the default elsewhere where windows are
-        equally long; or over nested tensors, which need no padding, where they are not.
+        attention over windows padded to the longest, the default elsewhere where windows have
+        equally many keys or one has none; or over nested tensors, which need no padding.
 
     Returns
     -------
     Tensor, shape (Q, H, D)
         Of the dtype of `x_QGD`.
     """
-    if kernel is None and x_QGD.device.type == "cpu":
-        kernel = "windows"
-    elif kernel is None:
-        kernel = "jagged" if common_length(k_offsets) is None else "padded"
+    kernel = kernel or _pick(x_QGD.device, k_offsets)
     if kernel == "windows":
         return attend_windows(
             x_QGD, context_TGD, q_phase_QF, k_phase_TF, q_offsets, k_offsets, turn_values, dropout
@@ -83,6 +80,14 @@ def attend(
     inner = {"padded": _attend_padded, "jagged": _attend_jagged, "plain": attend_plain}[kernel]
     out_QHD = inner(q_QHD, k_THD, v_THD, q_offsets, k_offsets, dropout)
     return rotate(out_QHD, q_phase_QF.conj()) if turn_values else out_QHD
+
+
+def _pick(device: torch.device, k_offsets: Sequence[int]) -> str:
+    """Return the kernel that is best for windows with these keys."""
+    lengths = {end - start for start, end in pairwise(k_offsets)}
+    # torch fails over nested tensors of which one is empty, wherever it writes attention out.
+    uneven = "jagged" if len(lengths) > 1 and 0 not in lengths else "padded"
+    return "windows" if device.type == "cpu" else uneven
 
 
 def attend_plain(
@@ -154,7 +159,10 @@ def _attend_jagged(
 
     def nest(x_THD: torch.Tensor, offsets: Sequence[int]) -> torch.Tensor:
         edges = torch.tensor(offsets, device=x_THD.device)
-        return torch.nested.nested_tensor_from_jagged(x_THD.contiguous(), edges).transpose(1, 2)
+        lengths = [end - start for start, end in pairwise(offsets)]
+        return torch.nested.nested_tensor_from_jagged(
+            x_THD.contiguous(), edges, min_seqlen=min(lengths), max_seqlen=max(lengths)
+        ).transpose(1, 2)  # with lengths that torch would have to wait for a GPU to tell
 
     q, k, v = nest(q_QHD, q_offsets), nest(k_THD, k_offsets), nest(v_THD, k_offsets)
     with warnings.catch_warnings():

@@ -108,6 +108,21 @@ def test_a_window_without_any_key_gives_zeros_and_leaves_its_neighbours_alone(ke
         torch.testing.assert_close(together[3:], alone)
 
 
+@pytest.mark.parametrize(
+    ("device", "k_offsets", "kernel"),
+    [
+        ("cpu", (0, 3, 5), "windows"),
+        ("cuda", (0, 3, 6), "padded"),
+        ("cuda", (0, 3, 5), "jagged"),
+        ("cuda", (0, 3, 3), "padded"),
+        ("cuda", (0, 0, 0), "padded"),
+    ],
+)
+def test_windows_without_keys_are_not_left_to_nested_tensors(device, k_offsets, kernel):
+    """Where torch writes attention out, it fails on those."""
+    assert attention._pick(torch.device(device), k_offsets) == kernel
+
+
 @pytest.mark.parametrize("kernel", [*KERNELS, "plain"])
 def test_dropout_keeps_the_mean_and_follows_the_seed(kernel):
     torch.manual_seed(1)
