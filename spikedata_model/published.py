@@ -25,7 +25,7 @@ from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.rotary import rotary_frequencies
 from spikedata_model.untrusted import SavedTensor, TorchFile, read_torch_file, unwrapped
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weight_tensors import check_size, take_tensors, weight_shapes
+from spikedata_model.weight_tensors import MAX_SIZE, check_size, take_tensors, weight_shapes
 from spikedata_model.weights import Provenance, Weights, build_model
 
 __all__ = ["export_published", "import_published", "published_names"]
@@ -111,7 +111,8 @@ def import_published(path: Path, target: str) -> Weights:
         raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
     units, sessions = (_ids(file, found, name) for name in VOCABULARIES)
     readout = found.get("readout.weight")
-    width = max(1, readout.shape[0]) if isinstance(readout, SavedTensor) and readout.shape else 1
+    given = readout.shape[:1] if isinstance(readout, SavedTensor) else ()
+    width = min(max(1, *given), MAX_SIZE) if given else 1
     names = published_names(config.depth)
     shapes = {
         names[name]: shape

@@ -207,7 +207,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
         raise ValueError("its members unpack to more bytes than the file has")
     folders = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl")]
     if len(folders) != 1 or len(members) != len(archive.infolist()):
-        raise ValueError(f"one data.pkl was expected in the zip, {len(folders)} found")
+        raise ValueError("one data.pkl was expected in the zip, and no name twice")
     if members[f"{folders[0]}/data.pkl"] > MAX_PICKLE:
         raise ValueError(f"its data.pkl is longer than {MAX_PICKLE} bytes")
     changed = archive.testzip()

@@ -10,11 +10,13 @@ import torch
 
 from spikedata_model.config import ModelConfig
 from spikedata_model.errors import CheckpointError
+from spikedata_model.poyo import Poyo
 from spikedata_model.untrusted import SavedTensor, TorchFile
 
-__all__ = ["check_size", "take_tensors", "weight_shapes"]
+__all__ = ["MAX_SIZE", "check_size", "take_tensors", "weight_shapes"]
 
-MAX_LATENTS = 1 << 16  # the published models have 128 and 256
+MAX_SIZE = 1 << 16  # of latents and of any width; the published models have 256 and 512
+MAX_LAYERS = 1000
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Shapes = dict[str, tuple[int, ...]]
@@ -25,45 +27,12 @@ def weight_shapes(
 ) -> Shapes:
     """Return the name and shape of every weight of a `Poyo`, in the order of its state.
 
-    Written out so that a file can be judged before a model of the size it asks for is made.
+    The model is one without values, so that a file can be judged before any memory is spent.
     """
-    dim, inner = config.dim, config.cross_heads * config.dim_head
-    own = config.self_heads * config.dim_head
-    norm: Shapes = {"weight": (dim,), "bias": (dim,)}
-    cross = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        **{f"norm_context.{name}": shape for name, shape in norm.items()},
-        "to_q.weight": (inner, dim),
-        "to_kv.weight": (2 * inner, dim),
-        "to_out.weight": (dim, inner),
-        "to_out.bias": (dim,),
-    }
-    ffn = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        "up.weight": (8 * dim, dim),
-        "up.bias": (8 * dim,),
-        "down.weight": (dim, 4 * dim),
-        "down.bias": (dim,),
-    }
-    within = {
-        **{f"norm.{name}": shape for name, shape in norm.items()},
-        "to_qkv.weight": (3 * own, dim),
-        "to_out.weight": (dim, own),
-        "to_out.bias": (dim,),
-    }
-    parts = {"encoder": cross, "encoder_ffn": ffn}
-    for layer in range(config.depth):
-        parts |= {f"processor.{layer}.0": within, f"processor.{layer}.1": ffn}
-    parts |= {"decoder": cross, "decoder_ffn": ffn}
-    for index, width in enumerate(channels.values()):
-        parts[f"readout.{index}"] = {"weight": (width, dim), "bias": (width,)}
-    return {
-        "unit_embedding.weight": (n_units, dim),
-        "recording_embedding.weight": (n_recordings, dim),
-        "type_embedding.weight": (3, dim),
-        "latent_embedding.weight": (config.latents_per_step, dim),
-        **{f"{part}.{name}": shape for part, ours in parts.items() for name, shape in ours.items()},
-    }
+    drawn = config.model_copy(update={"init": "published"})  # the other start looks at values
+    with torch.device("meta"):
+        model = Poyo(drawn, n_units, n_recordings, channels)
+    return {name: tuple(one.shape) for name, one in model.state_dict().items()}
 
 
 def check_size(path: Path, config: ModelConfig, n_found: int) -> None:
@@ -72,14 +41,17 @@ def check_size(path: Path, config: ModelConfig, n_found: int) -> None:
     Raises
     ------
     CheckpointError
-        If the settings ask for more layers than the file has tensors, or for too many latents.
+        If the settings ask for more layers than the file has tensors, or for too many latents or
+        too wide layers.
     """
     steps, each = config.context / config.latent_step, config.latents_per_step
-    if config.depth > n_found or each > MAX_LATENTS or steps * each > MAX_LATENTS:
+    heads = max(config.cross_heads, config.self_heads)
+    widest = max(config.dim, config.dim_head * heads, each)
+    if config.depth > min(n_found, MAX_LAYERS) or widest > MAX_SIZE or steps * each > MAX_SIZE:
         raise CheckpointError(
-            f"{path} asks for {config.depth} layers and {each} latents in each of {steps:.0f} "
-            f"steps, but holds {n_found} tensors, and {MAX_LATENTS} latents are the most: the file "
-            "is damaged or no POYO."
+            f"{path} asks for {config.depth} layers up to {widest} wide and {each} latents in each "
+            f"of {steps:.0f} steps but holds {n_found} tensors; {MAX_LAYERS} layers and {MAX_SIZE} "
+            "latents or numbers side by side are the most: the file is damaged or no POYO."
         )
 
 

@@ -22,7 +22,7 @@ from spikedata_model.errors import CheckpointError, VocabularyError
 from spikedata_model.poyo import Poyo
 from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weight_tensors import check_size, take_tensors, weight_shapes
+from spikedata_model.weight_tensors import MAX_SIZE, check_size, take_tensors, weight_shapes
 
 __all__ = [
     "Provenance",
@@ -99,7 +99,7 @@ class _Header(BaseModel):
     config: ModelConfig
     unit_ids: tuple[str, ...]
     recording_ids: tuple[str, ...]
-    channels: dict[str, Annotated[int, Field(ge=1)]]
+    channels: dict[str, Annotated[int, Field(ge=1, le=MAX_SIZE)]]
     scales: dict[str, dict[str, Scale]]
     provenance: Provenance | None
 

@@ -148,6 +148,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("data", "tokenizer"),
         ("poyo", "tokenizer"),
         ("report", "figures"),
+        ("weight_tensors", "poyo"),
     },
 }
 """Imports allowed within a layer, (importer, imported)."""
