@@ -155,7 +155,12 @@ def start_run(folder: Path, record: RunRecord) -> None:
                 "Choose another --out, or delete that folder."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{folder} cannot be a run's folder, it is or lies in a file: choose another --out."
+        ) from None
     write_whole(folder / RUN, record.model_dump_json(indent=1) + "\n")
 
 
@@ -184,7 +189,7 @@ def read_run(folder: Path) -> RunRecord:
     path = folder / RUN
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"There is no run in {folder}: start one with `spikedata train --out {folder}`."
         ) from None

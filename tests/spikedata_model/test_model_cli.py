@@ -257,6 +257,8 @@ def test_a_manifest_without_recordings_for_training_does_not_mean_the_whole_stor
         ("train --out new --store store --preset smke", "did you mean 'smoke'?"),
         ("train --out new --store store --set train.stepz=3", "did you mean 'train.steps'?"),
         ("train --out new --store store --set train.steps=-3", "train.steps"),
+        ("train --out run/run.json --store store", "run/run.json cannot be a run's folder"),
+        ("train --out run/run.json/new --store store", "cannot be a run's folder"),
         ("train --out new --store store --recording lab/aa", "did you mean 'lab/a'"),
         ("train --out new --store store --recording nonsense", "is no recording id"),
         ("train --out new --store store -m nonexistent", "nonexistent"),
@@ -281,6 +283,7 @@ def test_a_mistake_in_what_was_asked_ends_with_2_and_one_sentence(spikedata, arg
     [
         ("evaluate nothing --store store", "There is no run in nothing"),
         ("report nothing --store store", "There is no run in nothing"),
+        ("evaluate run/run.json --store store", "There is no run in run/run.json"),
         ("report run --store store", "has no scores on 'test'"),
         ("evaluate run --store nostore", "/nostore: make one with"),
         ("train --out new --store nostore", "/nostore: make one with"),
