@@ -45,6 +45,7 @@ def results(parts, kernel: str, turn_values: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12)), min_size=1, max_size=5),
+    even=st.booleans(),
     cross=st.booleans(),
     heads=st.integers(1, 3),
     dim_head=st.sampled_from([4, 8, 32]),
@@ -52,9 +53,10 @@ def results(parts, kernel: str, turn_values: bool) -> list[torch.Tensor]:
     seed=st.integers(0, 999),
 )
 def test_every_kernel_returns_what_plain_attention_does_and_its_derivatives(
-    kernel, lengths, cross, heads, dim_head, turn_values, seed
+    kernel, lengths, even, cross, heads, dim_head, turn_values, seed
 ):
     torch.manual_seed(seed)
+    lengths = lengths[:1] * len(lengths) if even else lengths
     queries, keys = map(list, zip(*lengths, strict=True))
     turn_values = turn_values or not cross
     parts = make_parts(heads, dim_head, queries, keys if cross else None)
@@ -138,17 +140,21 @@ def test_dropout_keeps_the_mean_and_follows_the_seed(kernel):
     torch.testing.assert_close(mean, attended(0.0, 0), rtol=0, atol=0.2)
 
 
-def test_the_derivative_with_dropout_is_that_of_what_was_dropped():
+@pytest.mark.parametrize(
+    ("q_lengths", "k_lengths"), [([3, 2], [4, 5]), ([3, 3], [4, 4]), ([3, 2], None), ([3, 3], None)]
+)
+def test_the_derivative_with_dropout_is_that_of_what_was_dropped(q_lengths, k_lengths):
     """Finite differences of the same seed: the coins are the same, forward and backward."""
     torch.manual_seed(0)
-    parts = make_parts(2, 4, [3, 2], [4, 5])
+    parts = make_parts(2, 4, q_lengths, k_lengths)
 
-    def scalar(x_QGD: torch.Tensor, context_TGD: torch.Tensor) -> torch.Tensor:
+    def scalar(*tensors: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(9)
-        out = attend(x_QGD, context_TGD, *parts[2:], turn_values=True, dropout=0.4)
+        tensors = (*tensors, None)[:2]
+        out = attend(*tensors, *parts[2:], turn_values=True, dropout=0.4)
         return (out * torch.arange(out.numel()).view_as(out).cos()).sum()
 
-    tensors = [one.clone().requires_grad_() for one in parts[:2]]
+    tensors = [one.clone().requires_grad_() for one in parts[:2] if one is not None]
     scalar(*tensors).backward()
     for index, tensor in enumerate(tensors):
         step = torch.randn_like(tensor)
