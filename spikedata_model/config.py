@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 Count = Annotated[int, Field(ge=1)]
+MOST = 1 << 16  # latents, heads, numbers side by side: more would only fill the memory
+Size = Annotated[int, Field(ge=1, le=MOST)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -49,12 +51,12 @@ class ModelConfig(_Model):
 
     context: Positive = 1.0  # s, the longest window
     latent_step: Positive = 0.125  # s
-    latents_per_step: Count = 16
-    dim: Annotated[int, Field(ge=2)] = 64
-    depth: Annotated[int, Field(ge=0)] = 6
-    dim_head: Annotated[int, Field(ge=4, multiple_of=4)] = 64
-    cross_heads: Count = 2
-    self_heads: Count = 8
+    latents_per_step: Size = 16
+    dim: Annotated[int, Field(ge=2, le=MOST)] = 64
+    depth: Annotated[int, Field(ge=0, le=1000)] = 6
+    dim_head: Annotated[int, Field(ge=4, le=MOST, multiple_of=4)] = 64
+    cross_heads: Size = 2
+    self_heads: Size = 8
     ffn_dropout: Share = 0.2
     residual_dropout: Share = 0.4
     attention_dropout: Share = 0.2
@@ -67,6 +69,9 @@ class ModelConfig(_Model):
     def _fits(self) -> ModelConfig:
         if self.latent_step > self.context:
             raise ValueError(f"latent_step {self.latent_step} s exceeds context {self.context} s")
+        latents = self.context / self.latent_step * self.latents_per_step
+        if latents > MOST:
+            raise ValueError(f"{latents:.0f} latents in a context are more than {MOST}")
         if self.t_min >= self.t_max:
             raise ValueError(f"t_min {self.t_min} s must be below t_max {self.t_max} s")
         return self
@@ -79,6 +84,7 @@ class UnitDropoutConfig(_Model):
     mode_units: Count = 100
     max_units: Count = 300
     peak: Positive = 4.0
+    above: Literal["truncate", "all"] = "truncate"
 
 
 class TrainConfig(_Model):
@@ -105,7 +111,7 @@ class TrainConfig(_Model):
     evaluate_every: Count = 100  # steps
     checkpoint_every: Count = 100  # steps
     curve_split: Literal["train", "valid", "test"] = "valid"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as torch finds
     windows_at_once: Annotated[int, Field(ge=0)] = 0  # by a thread; 0: see workers.AT_ONCE
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
@@ -276,7 +282,8 @@ def _near(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             *sections, name = map(str, problem["loc"])
             part = Config.model_fields[sections[0]].annotation if sections else Config
-            part = Recipe if "recipes" in sections else part
+            inner = {"recipes": Recipe, "unit_dropout": UnitDropoutConfig}
+            part = next((inner[one] for one in sections if one in inner), part)
             clauses.append(f"; {did_you_mean(name, part.model_fields)}")  # type: ignore[union-attr]
     return "".join(clauses)
 

@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata.version import __version__
-from spikedata_model.config import ModelConfig
+from spikedata_model.config import MOST, ModelConfig
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.rotary import rotary_frequencies
 from spikedata_model.untrusted import SavedTensor, TorchFile, read_torch_file, unwrapped
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weight_tensors import MAX_SIZE, check_size, take_tensors, weight_shapes
+from spikedata_model.weight_tensors import take_tensors, weight_shapes
 from spikedata_model.weights import Provenance, Weights, build_model
 
 __all__ = ["export_published", "import_published", "published_names"]
@@ -106,13 +106,10 @@ def import_published(path: Path, target: str) -> Weights:
     """
     file = read_torch_file(path)
     found, config = _opened(file)
-    check_size(path, config, len(found))
-    if _grid(config) is None:
-        raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
     units, sessions = (_ids(file, found, name) for name in VOCABULARIES)
     readout = found.get("readout.weight")
     given = readout.shape[:1] if isinstance(readout, SavedTensor) else ()
-    width = min(max(1, *given), MAX_SIZE) if given else 1
+    width = min(max(1, *given), MOST) if given else 1
     names = published_names(config.depth)
     shapes = {
         names[name]: shape
@@ -178,10 +175,13 @@ def _config(path: Path, settings: dict) -> ModelConfig:
         )
     values = {SETTINGS[name]: value for name, value in (DEFAULTS | given).items()}
     try:
-        return ModelConfig.model_validate(values, strict=True)
+        config = ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
         reason = describe_validation_error(error)
         raise CheckpointError(f"The model of {path} cannot be made here: {reason}.") from None
+    if _grid(config) is None:
+        raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
+    return config
 
 
 GRID = "its context is so nearly a number of latent steps that torch_brain rounds it to one more"

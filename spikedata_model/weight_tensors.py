@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -13,10 +12,8 @@ from spikedata_model.errors import CheckpointError
 from spikedata_model.poyo import Poyo
 from spikedata_model.untrusted import SavedTensor, TorchFile
 
-__all__ = ["MAX_SIZE", "check_size", "take_tensors", "weight_shapes"]
+__all__ = ["take_tensors", "weight_shapes"]
 
-MAX_SIZE = 1 << 16  # of latents and of any width; the published models have 256 and 512
-MAX_LAYERS = 1000
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Shapes = dict[str, tuple[int, ...]]
@@ -33,26 +30,6 @@ def weight_shapes(
     with torch.device("meta"):
         model = Poyo(drawn, n_units, n_recordings, channels)
     return {name: tuple(one.shape) for name, one in model.state_dict().items()}
-
-
-def check_size(path: Path, config: ModelConfig, n_found: int) -> None:
-    """Refuse a model whose making would take more than the file can fill.
-
-    Raises
-    ------
-    CheckpointError
-        If the settings ask for more layers than the file has tensors, or for too many latents or
-        too wide layers.
-    """
-    steps, each = config.context / config.latent_step, config.latents_per_step
-    heads = max(config.cross_heads, config.self_heads)
-    widest = max(config.dim, config.dim_head * heads, each)
-    if config.depth > min(n_found, MAX_LAYERS) or widest > MAX_SIZE or steps * each > MAX_SIZE:
-        raise CheckpointError(
-            f"{path} asks for {config.depth} layers up to {widest} wide and {each} latents in each "
-            f"of {steps:.0f} steps but holds {n_found} tensors; {MAX_LAYERS} layers and {MAX_SIZE} "
-            "latents or numbers side by side are the most: the file is damaged or no POYO."
-        )
 
 
 def take_tensors(

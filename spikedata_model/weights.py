@@ -16,13 +16,13 @@ from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata.version import __version__
 from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
-from spikedata_model.config import ModelConfig
+from spikedata_model.config import MOST, ModelConfig
 from spikedata_model.data import Scale
 from spikedata_model.errors import CheckpointError, VocabularyError
 from spikedata_model.poyo import Poyo
 from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weight_tensors import MAX_SIZE, check_size, take_tensors, weight_shapes
+from spikedata_model.weight_tensors import take_tensors, weight_shapes
 
 __all__ = [
     "Provenance",
@@ -99,7 +99,7 @@ class _Header(BaseModel):
     config: ModelConfig
     unit_ids: tuple[str, ...]
     recording_ids: tuple[str, ...]
-    channels: dict[str, Annotated[int, Field(ge=1, le=MAX_SIZE)]]
+    channels: dict[str, Annotated[int, Field(ge=1, le=MOST)]]
     scales: dict[str, dict[str, Scale]]
     provenance: Provenance | None
 
@@ -168,10 +168,8 @@ def load_weights(path: Path, precision: str = "float32") -> Weights:
     except VocabularyError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     n_units, n_recordings = len(header.unit_ids), len(header.recording_ids)
-    found = content.get("state")
-    check_size(path, header.config, len(found) if isinstance(found, dict) else 0)
     shapes = weight_shapes(header.config, n_units, n_recordings, header.channels)
-    state, _ = take_tensors(file, found, shapes)
+    state, _ = take_tensors(file, content.get("state"), shapes)
     if content.get("hash") != _hash(str(content["header"]), state):
         raise CheckpointError(
             f"{path}: its weights are not those that its vocabulary and settings were written "

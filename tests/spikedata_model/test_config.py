@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spikedata.augment import UnitDropout
 from spikedata_model.config import (
     Config,
     ModelConfig,
@@ -92,6 +93,10 @@ def test_the_last_of_two_settings_of_a_field_counts():
         ("data.recipes=[{recordings='a', weights={b=-1.0}}]", "data.recipes.0.weights.b"),
         ("data.recipes=[{recordings='a', divide_by=0.0}]", "data.recipes.0.divide_by"),
         ("train.seed=-1", "train.seed"),
+        ("train.seed=18446744073709551616", "train.seed"),
+        ("train.unit_dropout={min_unit=5}", "did you mean 'min_units'?"),
+        ("model.latent_step=1e-320", "inf latents in a context are more than 65536"),
+        ("model.dim=100000", "model.dim"),
         ("model.context=inf", "model.context"),
         ("model.context=-1.0", "model.context"),
         ("model.dim_head=6", "model.dim_head"),
@@ -288,3 +293,15 @@ def test_the_published_recipes_fit_what_our_harmonisers_make(path):
     assert data.scheme in made["splits"]
     for target in made["targets"]:
         assert made["series"][target]["unit"] == recipe.unit
+
+
+@pytest.mark.parametrize("name", ["poyo-1", "poyo-mp", "poyo-single"])
+def test_the_published_presets_keep_all_units_where_more_are_drawn_than_there_are(name):
+    """As torch_brain does: of 94 units and (30, 100, 300) most windows are then left whole."""
+    kept = load_config(name).train.unit_dropout
+    assert kept is not None
+    probable = UnitDropout(**kept.model_dump()).probabilities(94)
+
+    assert kept.above == "all"
+    if name != "poyo-single":
+        assert probable[-1] > 0.75

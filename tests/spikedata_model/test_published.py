@@ -409,10 +409,10 @@ def test_a_vocabulary_that_does_not_give_each_row_once_is_refused(tmp_path, tabl
     [
         ({"dim": 32}, "its settings say"),
         ({"depth": 2}, "lacks weight 'proc_layers.1"),
-        ({"depth": 10**9}, "asks for 1000000000 layers"),
-        ({"num_latents_per_step": 10**9}, "side by side are the most"),
-        ({"sequence_length": 1e9}, "side by side are the most"),
-        ({"dim": 10**12}, "side by side are the most"),
+        ({"depth": 10**9}, "depth: Input should be less than or equal to 1000 "),
+        ({"num_latents_per_step": 10**9}, "latents_per_step: Input should be less than"),
+        ({"sequence_length": 1e9}, "latents in a context are more than 65536"),
+        ({"dim": 10**12}, "dim: Input should be less than"),
         ({"dim": -4}, "dim"),
         ({"dim": "16"}, "dim"),
         ({"dim": None}, "dim"),
@@ -421,8 +421,8 @@ def test_a_vocabulary_that_does_not_give_each_row_once_is_refused(tmp_path, tabl
         ({"backend": "flash"}, "the argument 'backend', which torch_brain 0.2.1 does not have"),
         ({"_target_": "torch_brain.models.CaPOYO"}, "holds a 'torch_brain.models.CaPOYO', only"),
         ({"_target_": PAIRS}, "holds a model without a name, only"),
-        ({"num_latents_per_step": 10**400}, "side by side are the most"),
-        ({"sequence_length": 1e308, "latent_step": 1e-10}, "side by side are the most"),
+        ({"num_latents_per_step": 10**400}, "latents_per_step: Input should be less than"),
+        ({"sequence_length": 1e308, "latent_step": 1e-10}, "inf latents in a context"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(tmp_path, settings, says):
