@@ -21,16 +21,11 @@ from spikedata_model.config import ModelConfig
 from spikedata_model.dropout import drop
 from spikedata_model.errors import VocabularyError
 from spikedata_model.geglu import geglu
+from spikedata_model.local_start import start_local
 from spikedata_model.rotary import phases, rotary_frequencies
 from spikedata_model.tokenizer import Tokens
 
 __all__ = ["Poyo"]
-
-# Of the start "local"; docs/decisions/0005-local-start.md says how they were found.
-CONTRAST = 4.0  # nats between a key at the query's time and one far away
-MIN_PERIOD_STEPS = 1.6  # rotary periods of at least this many latent steps shape the kernel
-FAVOUR = 4.0  # length of the favoured direction beside normalised content
-READOUT_SCALE = 0.125
 
 # Shapes: B windows, J latents of a step and L of a window, T tokens and K queries of all windows
 # together, Z latents of all windows (B L), E model width, H heads, D head width, X = H D,
@@ -189,16 +184,12 @@ class Poyo(nn.Module):
         for table in self.embeddings():
             nn.init.normal_(table.weight, std=config.embedding_scale)
         if config.init == "local":
-            self._start_local()
+            layers = [block for layer in self.processor for block in layer]  # type: ignore[attr-defined]
+            start_local(self, [self.encoder_ffn, self.decoder_ffn, *layers])
 
     def embeddings(self) -> list[nn.Embedding]:
         """Return the embedding tables: units, recordings, token types, latents."""
-        return [
-            self.unit_embedding,
-            self.recording_embedding,
-            self.type_embedding,
-            self.latent_embedding,
-        ]
+        return [part for part in self.children() if isinstance(part, nn.Embedding)]
 
     def forward(self, tokens: Tokens) -> dict[str, torch.Tensor]:
         """Return the prediction for every query, by target.
@@ -218,6 +209,8 @@ class Poyo(nn.Module):
         latent_offsets = range(0, (n_windows + 1) * n_latents, n_latents)
         latent_phase_ZF = phases(self.latent_time_L, self.frequency_F).repeat(n_windows, 1)
         token_phase_TF = phases(tokens.time_T, self.frequency_F)
+        query_phase_KF = phases(tokens.query_time_K, self.frequency_F)
+        window_K = _window_of(tokens.query_offsets, tokens.query_time_K.device)
 
         # Encode. The latents are the same in all windows, so their queries are made once.
         n_steps = n_latents // self.config.latents_per_step
@@ -237,8 +230,6 @@ class Poyo(nn.Module):
 
         # Decode. A query is its recording's embedding, at its time.
         x_BE = self.recording_embedding(tokens.recording_B)
-        window_K = _window_of(tokens.query_offsets, x_BE.device)
-        query_phase_KF = phases(tokens.query_time_K, self.frequency_F)
         x_KE = x_BE[window_K] + self.decoder(
             _look_up(window_K, self.decoder.queries(x_BE)), self.decoder.keys_values(z_ZE),
             query_phase_KF, latent_phase_ZF, tokens.query_offsets, latent_offsets,
@@ -277,62 +268,6 @@ class Poyo(nn.Module):
         pair_PE = self.type_embedding(row_P // n_units) + self.unit_embedding(row_P % n_units)
         place_T = (there.cumsum(0) - 1)[row_T]
         return _look_up(place_T, self.encoder.keys_values(pair_PE))
-
-    @torch.no_grad()
-    def _start_local(self) -> None:
-        """Begin as a local, nearly linear decoder; docs/decisions/0005-local-start.md says why."""
-        for block in [
-            self.encoder_ffn,
-            self.decoder_ffn,
-            *(part for layer in self.processor for part in layer),  # type: ignore[attr-defined]
-        ]:
-            last = block.to_out if isinstance(block, SelfAttention) else block.down
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-        for readout in self.readout:
-            nn.init.normal_(readout.weight, std=READOUT_SCALE)  # type: ignore[attr-defined]
-        key_E = self._attend_nearby(self.decoder)
-        self.decoder.norm_context.bias.copy_(FAVOUR * key_E)
-        # Spikes point along the favoured direction and the delimiters against it, as strongly as
-        # a unit's own embedding, so that the latents begin by reading spikes.
-        key_E = self._attend_nearby(self.encoder)
-        spike_E = key_E * self.config.embedding_scale * math.sqrt(self.config.dim)
-        self.type_embedding.weight.copy_(torch.stack([spike_E, -spike_E, -spike_E]))
-
-    def _attend_nearby(self, attention: CrossAttention) -> torch.Tensor:
-        """Make an attention favour keys close in time to the query.
-
-        One direction of the normalised queries, and one of the keys, is mapped to the cosine
-        half of every slow rotary pair: their product is a sum of cos(2πΔ/T) over the periods T,
-        which peaks at a time difference Δ of 0.
-
-        Returns
-        -------
-        Tensor, shape (E,)
-            The direction of the keys, of length 1; values do not see it.
-        """
-        dim_head = self.config.dim_head
-        slow_F = 2 * math.pi / self.frequency_F >= MIN_PERIOD_STEPS * self.config.latent_step
-        pattern_HD = torch.zeros(attention.heads, dim_head)
-        pattern_HD[:, : 2 * len(slow_F) : 2] = slow_F.float()
-        # Scores are divided by sqrt(dim_head); at Δ = 0 they are to be CONTRAST.
-        pattern_HD *= math.sqrt(CONTRAST * math.sqrt(dim_head) / max(1, int(slow_F.sum())))
-        query_E, key_E = (_direction(self.config.dim) for _ in range(2))
-        attention.norm.bias.copy_(FAVOUR * query_E)
-        attention.to_kv.weight -= torch.outer(attention.to_kv.weight @ key_E, key_E)
-        attention.to_q.weight -= torch.outer(attention.to_q.weight @ query_E, query_E)
-        keys = attention.to_kv.weight[: attention.heads * dim_head]
-        size = math.sqrt(self.config.dim / 2) if attention is self.encoder else FAVOUR
-        keys += torch.outer(pattern_HD.flatten(), key_E) / size
-        attention.to_q.weight += torch.outer(pattern_HD.flatten(), query_E) / FAVOUR
-        return key_E
-
-
-def _direction(dim: int) -> torch.Tensor:
-    """Return a random vector of length 1 and mean 0, which a layer norm does not change."""
-    direction_E = torch.randn(dim)
-    direction_E -= direction_E.mean()
-    return direction_E / direction_E.norm()
 
 
 def _look_up(row_T: torch.Tensor, table_PX: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "spikedata_model": [
         {"config", "workers", "dropout", "errors", "pickle_program", "rotary"},
-        {"geglu", "loss", "untrusted", "vocabulary", "windows"},
+        {"geglu", "local_start", "loss", "untrusted", "vocabulary", "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
         {"baselines", "checkpoint", "guards", "journal", "optim"},
@@ -273,6 +273,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.geglu": {"torch"},
     "spikedata_model.guards": {"torch"},
     "spikedata_model.journal": {"numpy", "torch"},
+    "spikedata_model.local_start": {"torch"},
     "spikedata_model.loss": {"numpy", "torch"},
     "spikedata_model.optim": {"torch"},
     "spikedata_model.pickle_program": set(),
