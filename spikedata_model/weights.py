@@ -192,9 +192,10 @@ def weights_of_run(folder: Path) -> Weights:
         raise CheckpointError(
             f"{folder} has no checkpoint yet: go on with `spikedata train --out {folder}`."
         )
-    model = record.build_model().cpu()
-    model.load_state_dict(checkpoint.model)
     vocabulary = Vocabulary(record.unit_ids, tuple(record.recordings))
+    config, state = record.config, checkpoint.model
+    precision = config.train.precision
+    model = build_model(config.model, vocabulary, record.channels, state, precision)
     provenance = Provenance(kind="spikedata run", source=folder.name, sha256=run_hash(folder))
     return Weights(model, vocabulary, record.scales, provenance)
 

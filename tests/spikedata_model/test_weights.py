@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from spikedata.sampler import Sampler
-from spikedata_model.checkpoint import load_checkpoint, read_run
+from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
 from spikedata_model.data import Scale
 from spikedata_model.errors import CheckpointError, VocabularyError
 from spikedata_model.poyo import Poyo
@@ -108,6 +109,20 @@ def test_a_run_gives_the_weights_of_its_last_checkpoint(run, tmp_path):
     assert list(read.model.state_dict()) == list(checkpoint.model)
     for name, one in read.model.state_dict().items():
         assert torch.equal(one, checkpoint.model[name]), name
+
+
+def test_the_model_of_a_run_is_ready_to_predict_on_a_machine_without_a_gpu(run):
+    asked = json.loads((run / "run.json").read_text())
+    asked["config"]["train"]["device"] = "cuda"
+    (run / "run.json").write_text(json.dumps(asked))
+    content = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "run": run_hash(run)}, run / "checkpoint.pt")
+    before = torch.get_rng_state()
+    model = weights_of_run(run).model
+
+    assert not model.training
+    assert model.frequency_F.device.type == "cpu"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_run_without_a_checkpoint_says_how_to_go_on(run):
