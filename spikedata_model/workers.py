@@ -22,6 +22,9 @@ T = TypeVar("T")
 AT_ONCE = {"float32": 8, "bfloat16": 16}
 """Windows that a core takes at a time: more need memory, fewer spend more time between products."""
 
+PIECES = 4
+"""A batch has at least so many: as many cores work on a small one."""
+
 
 class Workers:
     """Threads with one core each while the context is open; on a GPU there is one, with all cores.
@@ -35,9 +38,9 @@ class Workers:
     threads : int
         How many; as many as torch would use when 0.
     at_once : int
-        Windows that are worked on at a time by each; on a processor 8 in float32 and 16 in
-        bfloat16, and all on a GPU, when 0.
-        Results depend on it, by roundings, and never on the number of threads.
+        Windows that are worked on at a time by each. When 0, all on a GPU; on a processor 8 in
+        float32 and 16 in bfloat16, but at most a quarter of a batch. Results depend on it, by
+        roundings and by what dropout draws, and never on the number of threads.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Workers:
     ) -> None:
         on_processor = device.type == "cpu"
         self.threads = (threads or torch.get_num_threads()) if on_processor else 1
-        self.at_once = at_once or (AT_ONCE[precision] if on_processor else 0)
+        self.at_once, self._most = at_once, AT_ONCE[precision]
         self._on_processor = on_processor
 
     def __enter__(self) -> Self:
@@ -70,7 +73,10 @@ class Workers:
 
     def split(self, n_windows: int) -> list[tuple[int, int]]:
         """Return the first and last window, the last not included, of every piece of a batch."""
-        edges = [*range(0, n_windows, self.at_once or max(1, n_windows)), n_windows]
+        at_once = self.at_once or n_windows
+        if not self.at_once and self._on_processor:
+            at_once = min(self._most, -(-n_windows // PIECES))
+        edges = [*range(0, n_windows, max(1, at_once)), n_windows]
         return list(pairwise(edges))
 
     def map(self, function: Callable[..., T], *items: Iterable[Any]) -> Iterator[T]:

@@ -30,6 +30,17 @@ def test_pieces_hold_every_window_once_and_in_order(n_windows, at_once):
     assert all(0 < last - first <= at_once for first, last in pieces)
 
 
+@pytest.mark.parametrize(
+    ("precision", "n_windows", "longest"),
+    [("float32", 100, 8), ("bfloat16", 100, 16), ("float32", 16, 4), ("bfloat16", 6, 2)],
+)
+def test_a_small_batch_still_has_four_pieces(precision, n_windows, longest):
+    pieces = Workers(CPU, precision, 1).split(n_windows)
+
+    assert max(last - first for first, last in pieces) == longest
+    assert len(pieces) >= min(3, n_windows)
+
+
 def test_a_gpu_takes_all_windows_at_once_unless_told_otherwise():
     assert Workers(torch.device("cuda"), "float32").split(1024) == [(0, 1024)]
     assert Workers(torch.device("cuda"), "float32", at_once=512).split(1024) == [
