@@ -94,7 +94,7 @@ class _Windows(torch.autograd.Function):
         back = q_cut.phases(_back(q_phase_RF) if turn_values else None, q_RHD.shape[1])
         scale, factor = q_RHD.shape[-1] ** -0.5, 1 / (1 - dropout)
         coins = Coins(dropout) if dropout else None
-        saved = []
+        saved, learns = [], any(ctx.needs_input_grad)
         for q_bqD, k_btD, v_btD, out_bqD, phase_bqF in zip(
             q_cut.tiles(q_RHD), k_cut.tiles(k_RHD), k_cut.tiles(v_RHD), q_cut.tiles(out_RHD), back,
             strict=True,
@@ -103,8 +103,8 @@ class _Windows(torch.autograd.Function):
             keep_bqt = coins.toss(p_bqt.shape) if coins else None
             kept_bqt = p_bqt if keep_bqt is None else p_bqt * keep_bqt
             _write(out_bqD, _product(kept_bqt, v_btD, factor), phase_bqF)
-            saved += [p_bqt, keep_bqt]
-        if any(ctx.needs_input_grad):
+            saved += [p_bqt, keep_bqt] if learns else []  # else its memory is free for the next
+        if learns:
             ctx.save_for_backward(q_phase_RF, k_phase_RF, q_RHD, k_RHD, v_RHD, *saved)
         ctx.given = (context_RGD is None, q_cut, k_cut, turn_values, scale, factor)
         return out_RHD

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikedata_model import attention
+from spikedata_model import attention, windows
 from spikedata_model.rotary import phases, rotary_frequencies
 
 KERNELS = ["windows", "padded", "jagged"]
@@ -165,3 +167,17 @@ def test_the_derivative_with_dropout_is_that_of_what_was_dropped(q_lengths, k_le
             ends.append(scalar(*moved))
         slope = (ends[0] - ends[1]) / 2e-2
         torch.testing.assert_close((tensor.grad * step).sum(), slope, rtol=2e-2, atol=2e-2)
+
+
+def test_scores_of_one_tile_at_a_time_are_held_where_nothing_is_learned(monkeypatch):
+    held, write = [], windows._write
+
+    def count(*given: torch.Tensor) -> None:
+        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
+        held.append(sum(one.shape == (2, 3, 5) for one in tensors))
+        write(*given)
+
+    monkeypatch.setattr(windows, "_write", count)
+    attend(*make_parts(4, 8, [3, 3], [5, 5]), turn_values=True, kernel="windows")
+
+    assert held == [1, 1, 1, 1]
