@@ -59,9 +59,9 @@ DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeEr
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """The bytes of one or more tensors: a member of the zip."""
+    """The numbers of one or more tensors: a member of the zip, stored as they are."""
 
-    member: str
+    place: int  # of the first byte, in the file
     dtype: torch.dtype
     size: int  # items
 
@@ -73,7 +73,7 @@ class SavedTensor:
     Parameters
     ----------
     storage : object
-        The member of the zip, and what it holds.
+        Where the numbers lie that it is made of, and of which type they are.
     offset : int
         First item in it.
     shape, stride : tuple of int
@@ -129,8 +129,9 @@ class TorchFile:
         if math.prod(saved.shape) == 0:
             return torch.empty(saved.shape, dtype=saved.dtype)
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                content = bytearray(archive.read(saved.storage.member))
+            with self.path.open("rb") as file:
+                file.seek(saved.storage.place)
+                content = bytearray(file.read(saved.storage.size * saved.dtype.itemsize))
             flat = torch.frombuffer(content, dtype=saved.dtype)
             return flat.as_strided(saved.shape, saved.stride, saved.offset).clone()
         except DAMAGE as error:
@@ -163,7 +164,10 @@ def read_torch_file(path: Path) -> TorchFile:
         with zipfile.ZipFile(path) as archive:
             folder, members = _members(path, archive)
             program = archive.read(f"{folder}/data.pkl")
-        content = read_program(program, find, _called, lambda pid: _storage(folder, members, pid))
+            places = _places(path, archive)
+        content = read_program(
+            program, find, _called, lambda pid: _storage(folder, members, places, pid)
+        )
         stand_ins = tuple(sorted(names - REBUILT.keys() - STORAGES.keys()))
         return TorchFile(path, sha256_of(path), content, stand_ins)
     except CheckpointError:
@@ -219,6 +223,16 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
     return folders[0], members
 
 
+def _places(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
+    """Return where in the file the bytes of each member begin: after its name and extra field."""
+    places = {}
+    with path.open("rb") as file:
+        for one in archive.infolist():
+            file.seek(one.header_offset + 26)
+            places[one.filename] = one.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return places
+
+
 def _check_name(path: Path, name: str) -> None:
     """Refuse a file that names anything but tensors, dicts and classes of training frameworks."""
     known = name in REBUILT or name in STORAGES or name in INERT_NAMES
@@ -235,7 +249,7 @@ def _called(name: str, given: tuple[object, ...]) -> object:
     return REBUILT[name](*given) if name in REBUILT else Inert(name, given)
 
 
-def _storage(folder: str, members: dict[str, int], pid: object) -> _Storage:
+def _storage(folder: str, members: dict[str, int], places: dict[str, int], pid: object) -> _Storage:
     """Return the storage that an instruction names, after checking its size."""
     match pid:
         case ("storage", Inert(name=kind), str(key), _, int(size)) if kind in STORAGES:
@@ -247,7 +261,7 @@ def _storage(folder: str, members: dict[str, int], pid: object) -> _Storage:
             f"{size} numbers were expected in {member!r}, which has "
             f"{members.get(member, 'no')} bytes"
         )
-    return _Storage(member, dtype, size)
+    return _Storage(places[member], dtype, size)
 
 
 def _tensor(

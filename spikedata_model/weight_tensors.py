@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from spikedata_model.config import ModelConfig
 from spikedata_model.errors import CheckpointError
@@ -19,6 +21,16 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 Shapes = dict[str, tuple[int, ...]]
 
 
+class _Unfilled(TorchFunctionMode):
+    """Makes weights that have a shape and no values, and draws none."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is nn.init.normal_:  # for which torch would load its compiler
+            return kwargs["tensor"]
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+
+
 def weight_shapes(
     config: ModelConfig, n_units: int, n_recordings: int, channels: Mapping[str, int]
 ) -> Shapes:
@@ -27,7 +39,7 @@ def weight_shapes(
     The model is one without values, so that a file can be judged before any memory is spent.
     """
     drawn = config.model_copy(update={"init": "published"})  # the other start looks at values
-    with torch.device("meta"):
+    with _Unfilled():
         model = Poyo(drawn, n_units, n_recordings, channels)
     return {name: tuple(one.shape) for name, one in model.state_dict().items()}
 

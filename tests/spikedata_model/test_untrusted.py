@@ -359,3 +359,14 @@ def test_a_file_changes_nothing_of_the_functions_that_stand_in(tmp_path):
 
     assert isinstance(read_torch_file(tmp_path / "y.pt").content, Inert)
     assert read_torch_file(tmp_path / "x.pt").content == (3,)
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_values_are_found_where_the_zip_says_wherever_it_begins(tmp_path, before):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(5.0), "b": torch.arange(7)}, path)
+    path.write_bytes(b"x" * before + path.read_bytes())
+    file = read_torch_file(path)
+
+    assert torch.equal(file.tensor(file.content["a"]), torch.arange(5.0))
+    assert torch.equal(file.tensor(file.content["b"]), torch.arange(7))
