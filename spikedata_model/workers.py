@@ -23,7 +23,7 @@ AT_ONCE = {"float32": 8, "bfloat16": 16}
 """Windows that a core takes at a time: more need memory, fewer spend more time between products."""
 
 PIECES = 4
-"""A batch has at least so many: as many cores work on a small one."""
+"""A piece is at most this part of a batch, so that three or four cores work on a small one."""
 
 
 class Workers:
