@@ -120,7 +120,8 @@ def _attend_padded(
 ) -> torch.Tensor:
     """Attend over windows that are padded to the longest."""
     q_BMHD, q_mask_BM = _pad(q_QHD, q_offsets)
-    (k_BNHD, k_mask_BN), (v_BNHD, _) = _pad(k_THD, k_offsets), _pad(v_THD, k_offsets)
+    kv_BNGD, k_mask_BN = _pad(torch.cat([k_THD, v_THD], dim=1), k_offsets)
+    k_BNHD, v_BNHD = kv_BNGD.chunk(2, dim=2)
     seen_B11N = None
     if k_mask_BN is not None:
         # A window without keys attends to its padding, which is zero.
@@ -140,8 +141,8 @@ def _pad(x_THD: torch.Tensor, offsets: Sequence[int]) -> tuple[torch.Tensor, tor
     length = common_length(offsets)
     if length:
         return x_THD.unflatten(0, (-1, length)), None
-    length_B = torch.tensor(offsets, device=x_THD.device).diff()
-    mask_BN = torch.arange(max(1, int(length_B.max())), device=x_THD.device) < length_B[:, None]
+    length_B = torch.tensor(offsets).diff()  # counted here: a GPU would have to be waited for
+    mask_BN = (torch.arange(max(1, int(length_B.max()))) < length_B[:, None]).to(x_THD.device)
     x_BNHD = x_THD.new_zeros(*mask_BN.shape, *x_THD.shape[1:])
     x_BNHD[mask_BN] = x_THD
     return x_BNHD, mask_BN
