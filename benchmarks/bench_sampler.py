@@ -233,6 +233,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def say_aims(aims: list[dict]) -> None:
+    """Print what was wanted and what was measured, one line an aim."""
+    for one in aims:
+        relation = "at least" if one["least"] else "less than"
+        say(f"{one['what']}: {one['measured']:.3g}, {relation} {one['aim']:g} wanted, "
+            f"{'met' if one['met'] else 'NOT met'}")  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     settings = {
@@ -243,10 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         result = run(args.folder or Path(name), args)
     write_result(args.out, {"benchmark": "sampler", "settings": settings, **result})
-    for one in result["aims"]:
-        relation = "at least" if one["least"] else "less than"
-        say(f"{one['what']}: {one['measured']:.3g}, {relation} {one['aim']:g} wanted, "
-            f"{'met' if one['met'] else 'NOT met'}")  # fmt: skip
+    say_aims(result["aims"])
 
 
 if __name__ == "__main__":

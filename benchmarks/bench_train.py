@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_sampler import run_child, say
+from bench_sampler import run_child, say, say_aims
 from common import write_result
 from sampler_store import fill_store
 from tables_model import name_of
@@ -312,10 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         result = run(args.folder or Path(name), args)
     write_result(args.out, {"benchmark": "train", "settings": settings, **result})
-    for one in result["aims"]:
-        relation = "at least" if one["least"] else "less than"
-        say(f"{one['what']}: {one['measured']:.3g}, {relation} {one['aim']:.3g} wanted, "
-            f"{'met' if one['met'] else 'NOT met'}")  # fmt: skip
+    say_aims(result["aims"])
 
 
 if __name__ == "__main__":
