@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,24 @@ from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata.version import __version__
 from spikedata_model.config import Config
-from spikedata_model.data import RunData, Scale
+from spikedata_model.data import RunData, Scale, own_channels, with_labels
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.poyo import Poyo
 from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
 from spikedata_model.weight_tensors import weight_shapes
 
-__all__ = ["Checkpoint", "RunRecord", "load_checkpoint", "read_run", "save_checkpoint", "start_run"]
+__all__ = [
+    "Checkpoint",
+    "RunRecord",
+    "Start",
+    "load_checkpoint",
+    "read_run",
+    "save_checkpoint",
+    "start_run",
+]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # What torch raises on content that is no checkpoint.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
            AssertionError, pickle.UnpicklingError)  # fmt: skip
@@ -51,8 +60,50 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+class Start(BaseModel):
+    """The weights that a run began with, where they were not drawn.
+
+    Parameters
+    ----------
+    sha256 : str
+        Of the weights and the ids of their rows.
+    units, recordings : int
+        Rows of the tables that were known.
+    targets : tuple of str
+        Targets that had a readout.
+    like : dict of str to str
+        New targets whose readout began as a copy of a known one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    units: int
+    recordings: int
+    targets: tuple[str, ...]
+    like: dict[str, str] = {}
+
+
 class RunRecord(BaseModel):
-    """What a run was asked to do and on what; everything that rebuilds its model but weights."""
+    """What a run was asked to do and on what; everything that rebuilds its model but weights.
+
+    Parameters
+    ----------
+    format_version, spikedata_version : int, str
+        What wrote it.
+    config : Config
+        Settings, resolved.
+    recordings : dict of str to str
+        Recordings that are trained on, and the fingerprint of their stored bytes.
+    unit_ids, recording_ids : tuple of str
+        What the rows of the embedding tables are of; those of a start come first.
+    channels : dict of str to int
+        Targets in the order of the readouts, and their widths.
+    scales : dict of str to dict of str to Scale
+        Of the recordings, and of those that the start knew.
+    start : Start, optional
+        The weights that it began with; drawn ones when not given.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,14 +112,16 @@ class RunRecord(BaseModel):
     config: Config
     recordings: dict[str, str]  # id to fingerprint of the stored bytes
     unit_ids: tuple[str, ...]
+    recording_ids: tuple[str, ...]
     channels: dict[str, int]
     scales: dict[str, dict[str, Scale]]
+    start: Start | None = None
 
     def build_model(self) -> Poyo:
         """Return the model with the weights that the seed gives, on the device of its settings."""
         device = pick_device(self.config.train.device)
         torch.manual_seed(self.config.train.seed)
-        sizes = len(self.unit_ids), len(self.recordings), self.channels
+        sizes = len(self.unit_ids), len(self.recording_ids), self.channels
         return Poyo(self.config.model, *sizes, precision=self.config.train.precision).to(device)
 
     def data(self, recordings) -> RunData:
@@ -85,11 +138,12 @@ class RunRecord(BaseModel):
                     f"{one.recording_id} in {recordings.path} is not the recording that this run "
                     "was started with: ingest the same manifest again, or train a new run."
                 )
-        ids = tuple(self.recordings)
-        vocabulary = Vocabulary(self.unit_ids, ids)
+        ids, asked = tuple(self.recordings), self.config.data
+        scales = {name: self.scales[name] for name in ids}
         return RunData(
-            recordings, ids, self.channels, self.scales, vocabulary, self.config.data.scheme,
-            self.config.data.recipes,
+            with_labels(recordings, ids, asked), ids, own_channels(self.channels, scales), scales,
+            Vocabulary(self.unit_ids, self.recording_ids), asked.scheme, asked.recipes,
+            tuple(self.channels),
         )  # fmt: skip
 
 
@@ -128,12 +182,19 @@ class Checkpoint:
     @property
     def vocabulary_hash(self) -> str:
         """SHA-256 of the ids together with the rows of the tables that belong to them."""
-        ids = json.dumps([self.unit_ids, self.recording_ids])
-        digest = hashlib.sha256(ids.encode())
-        for name in ("unit_embedding.weight", "recording_embedding.weight"):
-            if name in self.model:
-                digest.update(self.model[name].detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        tables = ("unit_embedding.weight", "recording_embedding.weight")
+        held = [self.model[name] for name in tables if name in self.model]
+        return hash_of_rows(self.unit_ids, self.recording_ids, held)
+
+
+def hash_of_rows(
+    unit_ids: Sequence[str], recording_ids: Sequence[str], weights: Iterable[torch.Tensor]
+) -> str:
+    """Return the SHA-256 of ids together with weights."""
+    digest = hashlib.sha256(json.dumps([unit_ids, recording_ids]).encode())
+    for weight in weights:
+        digest.update(weight.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def start_run(folder: Path, record: RunRecord) -> None:
@@ -273,7 +334,7 @@ def _check_run(path: Path, checkpoint: Checkpoint, record: RunRecord) -> None:
     """Refuse a checkpoint whose rows or schedule are not those of the run."""
     pairs = {
         "units": (checkpoint.unit_ids, record.unit_ids),
-        "recordings": (checkpoint.recording_ids, tuple(record.recordings)),
+        "recordings": (checkpoint.recording_ids, record.recording_ids),
         "steps": (checkpoint.total_steps, record.config.train.total_steps),
     }
     for name, (found, expected) in pairs.items():
@@ -284,7 +345,7 @@ def _check_run(path: Path, checkpoint: Checkpoint, record: RunRecord) -> None:
                 "delete the checkpoint to train again."
             )
     shapes = weight_shapes(
-        record.config.model, len(record.unit_ids), len(record.recordings), record.channels
+        record.config.model, len(record.unit_ids), len(record.recording_ids), record.channels
     )
     if shapes != {name: tuple(getattr(one, "shape", ())) for name, one in checkpoint.model.items()}:
         raise CheckpointError(

@@ -17,6 +17,7 @@ from spikedata_model.errors import ConfigError
 __all__ = [
     "Config",
     "DataConfig",
+    "Labels",
     "ModelConfig",
     "Recipe",
     "TrainConfig",
@@ -108,9 +109,15 @@ class TrainConfig(_Model):
     clip: Annotated[float, Field(ge=0)] = 1.0  # largest norm of the gradient; 0: any
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; not of weights
     unit_dropout: UnitDropoutConfig | None = None  # keep all units when not given
+    frozen: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps in which only the
+    # embeddings of units and recordings, and readouts that the start did not have, are trained
     evaluate_every: Count = 100  # steps
     checkpoint_every: Count = 100  # steps
     curve_split: Literal["train", "valid", "test"] = "valid"
+    patience: Annotated[int, Field(ge=0)] = (
+        0  # evaluations without a better R² to stop after; 0: off
+    )
+    keep: Literal["last", "best"] = "last"  # the weights of the last step, or of the best R²
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as torch finds
     windows_at_once: Annotated[int, Field(ge=0)] = 0  # by a thread; 0: see workers.AT_ONCE
@@ -189,12 +196,44 @@ def _read_recipes(given: object) -> object:
     return tomllib.loads(books[given].read_text(encoding="utf-8"))["recipes"]
 
 
+class Labels(_Model):
+    """How much of each recording's training split is used; one of the three amounts is given.
+
+    Parameters
+    ----------
+    trials : int, optional
+        Rows of an interval table that lie in the training split.
+    seconds : float, optional
+        Time of the training split, in s.
+    share : float, optional
+        The same as a share of all of it, above 0 and at most 1.
+    table : str
+        Interval table of the trials.
+    seed : int, optional
+        Take trials, or a stretch of time, at random; the first ones when not given.
+    """
+
+    trials: Count | None = None
+    seconds: Positive | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    table: str = "trials"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Labels:
+        given = [name for name in ("trials", "seconds", "share") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of trials, seconds and share, not {len(given)} of them")
+        return self
+
+
 class DataConfig(_Model):
     """What a model is trained on."""
 
     scheme: str | None = None  # split scheme; each recording's first one when not given
     targets: Names | None = None  # each recording's own ones when not given
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_read_recipes)] = ()  # or "poyo"
+    labels: Labels | None = None  # the whole training split when not given
 
 
 class Config(_Model):
@@ -238,7 +277,11 @@ def list_presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_config(preset: str | Path = "poyo-compact", settings: Sequence[str] = ()) -> Config:
+def load_config(
+    preset: str | Path = "poyo-compact",
+    settings: Sequence[str] = (),
+    defaults: Config | None = None,
+) -> Config:
     """Read a preset and change some of its fields.
 
     Parameters
@@ -248,6 +291,8 @@ def load_config(preset: str | Path = "poyo-compact", settings: Sequence[str] = (
     settings : sequence of str
         Changes such as ``"train.steps=200"``; values are TOML, bare words are text.
         ``train.steps`` takes the place of a preset's epochs, and ``train.epochs`` of its steps.
+    defaults : Config, optional
+        Where parts that the preset leaves out come from; the defaults of `Config` when not given.
 
     Raises
     ------
@@ -267,6 +312,8 @@ def load_config(preset: str | Path = "poyo-compact", settings: Sequence[str] = (
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"The preset {path} cannot be read: {error}.") from None
+    if defaults is not None:
+        content = defaults.model_dump(mode="json") | content
     for setting in settings:
         _apply(content, setting)
     try:
@@ -282,7 +329,7 @@ def _near(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             *sections, name = map(str, problem["loc"])
             part = Config.model_fields[sections[0]].annotation if sections else Config
-            inner = {"recipes": Recipe, "unit_dropout": UnitDropoutConfig}
+            inner = {"recipes": Recipe, "unit_dropout": UnitDropoutConfig, "labels": Labels}
             part = next((inner[one] for one in sections if one in inner), part)
             clauses.append(f"; {did_you_mean(name, part.model_fields)}")  # type: ignore[union-attr]
     return "".join(clauses)

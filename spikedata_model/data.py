@@ -13,14 +13,16 @@ from spikedata.batch import Batch
 from spikedata.errors import did_you_mean
 from spikedata.recording import Recording
 from spikedata.sampler import Sampler
-from spikedata_model.config import Config, Recipe, recipe_of
+from spikedata_model.config import Config, DataConfig, Recipe, recipe_of
 from spikedata_model.errors import ConfigError
+from spikedata_model.labels import limit_labels
 from spikedata_model.loss import WeightSteps, weight_steps, weights_at
 from spikedata_model.tokenizer import Tokenizer
 from spikedata_model.vocabulary import Vocabulary
 
 __all__ = ["RunData", "Scale", "prepare_data"]
 
+NOTHING = Vocabulary((), ())
 ROUNDING = 1e-6  # s, of bounds on a clock that counts from 1970
 SPEEDS = {"m/s": 1.0, "cm/s": 0.01, "mm/s": 0.001}
 """Units that a recipe's factor is converted between, in m/s."""
@@ -52,7 +54,7 @@ class RunData:
     recording_ids : tuple of str
         Which of them are used.
     channels : dict of str to int
-        Width of each target.
+        Width of each target that any of these recordings has.
     scales : dict of str to dict of str to Scale
         By recording, then target.
     vocabulary : Vocabulary
@@ -61,6 +63,8 @@ class RunData:
         Split scheme.
     recipes : tuple of Recipe
         What samples weigh, and where scores are taken.
+    readouts : tuple of str
+        Targets of the model, in the order of its readouts; `channels` when not given.
     """
 
     recordings: Mapping[str, Recording]
@@ -70,6 +74,7 @@ class RunData:
     vocabulary: Vocabulary
     scheme: str | None
     recipes: tuple[Recipe, ...] = ()
+    readouts: tuple[str, ...] = ()
 
     def sampler(self, split: str, config: Config, **options: object) -> Sampler:
         """Return a sampler of these recordings and targets over one split."""
@@ -86,8 +91,10 @@ class RunData:
 
     def tokenizer(self, sampler: Sampler, config: Config) -> Tokenizer:
         """Return what makes tokens of the batches of a sampler of these recordings."""
-        context = config.model.context
-        return Tokenizer(self.vocabulary, sampler.unit_ids, sampler.recording_ids, context=context)
+        return Tokenizer(
+            self.vocabulary, sampler.unit_ids, sampler.recording_ids,
+            context=config.model.context, targets=self.readouts or tuple(self.channels),
+        )  # fmt: skip
 
     def has_split(self, split: str) -> bool:
         """Return whether any recording has time in this split."""
@@ -186,13 +193,41 @@ class RunData:
         return predicted.double().cpu().numpy() * std + mean
 
 
+def with_labels(
+    recordings: Mapping[str, Recording], recording_ids: Sequence[str], config: DataConfig
+) -> Mapping[str, Recording]:
+    """Return recordings with no more labels than the settings allow."""
+    if config.labels is None:
+        return recordings
+    return {
+        name: limit_labels(recordings[name], config.labels, config.scheme) for name in recording_ids
+    }
+
+
 def prepare_data(
-    recordings: Mapping[str, Recording], recording_ids: Sequence[str], config: Config
+    recordings: Mapping[str, Recording],
+    recording_ids: Sequence[str],
+    config: Config,
+    known: Vocabulary = NOTHING,
+    readouts: Mapping[str, int] | None = None,
 ) -> RunData:
     """Return the data of a new run.
 
     A recording is decoded for the targets that it names, or for those of ``data.targets`` that it
     has: a series that is a target elsewhere is none here.
+
+    Parameters
+    ----------
+    recordings : mapping of str to Recording
+        Where the data are read from.
+    recording_ids : sequence of str
+        Which of them; each once.
+    config : Config
+        Its part ``data`` decides.
+    known : Vocabulary
+        Rows of a model to start from; new units and recordings come behind them.
+    readouts : mapping of str to int
+        Targets of that model and their widths; new ones come behind them.
 
     Raises
     ------
@@ -203,10 +238,11 @@ def prepare_data(
     """
     if not recording_ids:
         raise ConfigError("There is no recording to train on: name some, or ingest a manifest.")
+    recordings = with_labels(recordings, recording_ids, config.data)
     opened = {recording_id: recordings[recording_id] for recording_id in recording_ids}
     _check_asked(opened, config.data.targets or ())
     _check_recipes(opened, config.data.recipes)
-    channels: dict[str, int] = {}
+    widths = dict(readouts or {})
     scales: dict[str, dict[str, Scale]] = {}
     unit_ids: list[str] = []
     for recording_id, recording in opened.items():
@@ -214,18 +250,27 @@ def prepare_data(
         targets = _targets(recording, asked)
         for target in targets:
             width = recording.series[target].values.shape[1]
-            if channels.setdefault(target, width) != width:
+            if widths.setdefault(target, width) != width:
+                before = "model" if target in (readouts or {}) else "recordings before it"
                 raise ConfigError(
-                    f"{recording_id}: '{target}' has {width} channels, {channels[target]} in the "
-                    "recordings before it; train them apart, or name the series differently."
+                    f"{recording_id}: '{target}' has {width} channels, {widths[target]} in the "
+                    f"{before}; train them apart, or name the series differently."
                 )
         scales[recording_id] = {name: _scale(recording, name, config) for name in targets}
         unit_ids += [str(name) for name in recording.unit_ids]
-    vocabulary = Vocabulary(tuple(unit_ids), tuple(recording_ids))
     return RunData(
-        recordings, tuple(recording_ids), channels, scales, vocabulary, config.data.scheme,
-        config.data.recipes,
+        recordings, tuple(recording_ids), own_channels(widths, scales), scales,
+        known.with_more(unit_ids, recording_ids), config.data.scheme, config.data.recipes,
+        tuple(widths),
     )  # fmt: skip
+
+
+def own_channels(
+    widths: Mapping[str, int], scales: Mapping[str, Mapping[str, Scale]]
+) -> dict[str, int]:
+    """Return the widths of those targets that any recording has."""
+    own = {target for one in scales.values() for target in one}
+    return {name: width for name, width in widths.items() if name in own}
 
 
 def _check_recipes(recordings: Mapping[str, Recording], recipes: Sequence[Recipe]) -> None:

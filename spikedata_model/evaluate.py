@@ -19,12 +19,15 @@ from spikedata.progress import Progress, silent
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
-from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
+from spikedata_model.card import read_card, write_card
+from spikedata_model.checkpoint import load_checkpoint, pick_device, read_run, run_hash
 from spikedata_model.config import Config, recipe_of
 from spikedata_model.data import RunData
 from spikedata_model.errors import CheckpointError, ConfigError
+from spikedata_model.journal import has_stalled
 from spikedata_model.poyo import Poyo
 from spikedata_model.tokenizer import Tokens
+from spikedata_model.weights import weights_of_run
 from spikedata_model.workers import Workers
 
 __all__ = ["Evaluation", "Prediction", "Score", "evaluate", "infer", "predict", "r2_score"]
@@ -267,15 +270,16 @@ def evaluate(
     """
     record = read_run(folder)
     checkpoint = load_checkpoint(folder)
-    if checkpoint is None or checkpoint.step < record.config.train.total_steps:
-        done = 0 if checkpoint is None else checkpoint.step
+    settings, done = record.config.train, 0 if checkpoint is None else checkpoint.step
+    stalled = checkpoint is not None and has_stalled(checkpoint.curve, settings.patience)
+    if done < settings.total_steps and not stalled:
         raise CheckpointError(
-            f"The run in {folder} is at step {done} of {record.config.train.total_steps}: "
-            "give the same `spikedata train` command again to finish it."
+            f"The run in {folder} is at step {done} of {settings.total_steps}: "
+            "give the command that began it again to finish it."
         )
     data = record.data(store)
-    model = record.build_model()
-    model.load_state_dict(checkpoint.model)
+    weights = weights_of_run(folder)
+    model = weights.model.to(pick_device(settings.device))
     predictions = predict(model, data, record.config, split, progress=progress)
     if not predictions:
         raise ConfigError(
@@ -284,7 +288,7 @@ def evaluate(
     baselines, scores = [], []
     for done, one in enumerate(predictions):
         progress("fitting the Wiener filter", done, len(predictions))
-        recording = store[one.recording_id]
+        recording = data.recordings[one.recording_id]  # with no more labels than the model had
         train = recording.split("train", data.scheme)
         baseline = wiener_predict(recording, one.target, train, recording.split(split, data.scheme))
         baselines.append(baseline)
@@ -292,9 +296,13 @@ def evaluate(
         scores.append(_score(one, baseline, None if recipe is None else recipe.evaluate_on))
         progress("fitting the Wiener filter", done + 1, len(predictions))
     evaluation = Evaluation(
-        run=run_hash(folder), split=split, step=checkpoint.step, scores=tuple(scores)
+        run=run_hash(folder), split=split, step=int(weights.about["step"]), scores=tuple(scores)
     )
     _write_predictions(folder / f"predictions-{split}.arrow", predictions, baselines)
+    card = read_card(folder)
+    if card is not None:
+        means = {f"{one.recording_id} {one.target}": one.mean_r2 for one in scores}
+        write_card(folder, card.with_evaluation(split, means))
     write_whole(folder / f"evaluation-{split}.json", evaluation.model_dump_json(indent=1) + "\n")
     return evaluation
 

@@ -9,9 +9,29 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
-__all__ = ["Journal", "peak_memory"]
+__all__ = ["Journal", "best_row", "has_stalled", "peak_memory"]
 
 MB = 1_000_000
+
+
+def best_row(curve: Sequence[Mapping[str, float]]) -> int | None:
+    """Return the first row of a curve with the highest mean R², or nothing if none has one."""
+    scores = [row.get("mean r2", math.nan) for row in curve]
+    known = [row for row, score in enumerate(scores) if math.isfinite(score)]
+    return max(known, key=lambda row: scores[row], default=None)
+
+
+def has_stalled(curve: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Return whether the last `patience` rows of a curve brought no better mean R²; 0: never.
+
+    Examples
+    --------
+    >>> curve = [{"mean r2": score} for score in (0.1, 0.5, 0.4, 0.5)]
+    >>> has_stalled(curve, 2), has_stalled(curve, 3)
+    (True, False)
+    """
+    best = best_row(curve)
+    return patience > 0 and best is not None and len(curve) - 1 - best >= patience
 
 
 def peak_memory() -> dict[str, float]:
@@ -87,6 +107,16 @@ class Journal:
         self.curve.append(row | peak_memory() | dict(scores))
         self.losses.clear()
         self._steps, self._tokens, self._seconds = 0, 0, 0.0
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last row of the curve is of this step, and the best one."""
+        last = len(self.curve) - 1
+        return last >= 0 and self.curve[-1]["step"] == self.step and best_row(self.curve) == last
+
+    def is_over(self, patience: int) -> bool:
+        """Return whether the run is done: all steps are, or `has_stalled` says so."""
+        return self.step >= self.total_steps or has_stalled(self.curve, patience)
 
     @property
     def seconds_left(self) -> float:

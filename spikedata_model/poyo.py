@@ -187,6 +187,12 @@ class Poyo(nn.Module):
             layers = [block for layer in self.processor for block in layer]  # type: ignore[attr-defined]
             start_local(self, [self.encoder_ffn, self.decoder_ffn, *layers])
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Width of each target, in the order of the readouts."""
+        widths = (one.out_features for one in self.readout)
+        return dict(zip(self.targets, widths, strict=True))  # type: ignore[arg-type]  # of a Linear
+
     def embeddings(self) -> list[nn.Embedding]:
         """Return the embedding tables: units, recordings, token types, latents."""
         return [part for part in self.children() if isinstance(part, nn.Embedding)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from spikedata.batch import Batch
+from spikedata.errors import did_you_mean
 from spikedata.ragged import join_offsets
 from spikedata_model.errors import ConfigError, VocabularyError
 from spikedata_model.vocabulary import Vocabulary
@@ -117,6 +118,8 @@ class Tokenizer:
         The sampler's recordings.
     context : float
         Longest window in seconds that the model's latents cover.
+    targets : sequence of str, optional
+        Targets of the model, in the order of its readouts; those of each batch when not given.
 
     Raises
     ------
@@ -131,8 +134,12 @@ class Tokenizer:
         recording_ids: Sequence[str],
         *,
         context: float,
+        targets: Sequence[str] | None = None,
     ) -> None:
         self.context = context
+        self._target_row = (
+            None if targets is None else {name: row for row, name in enumerate(targets)}
+        )
         rows = vocabulary.unit_rows(unit_ids).astype(np.int32)
         # Rows in the order of the units, as in training, are faster to add than to look up.
         self._shift = rows[0] if len(rows) and np.all(np.diff(rows) == 1) else None
@@ -147,7 +154,8 @@ class Tokenizer:
         ConfigError
             If a window is longer than the context.
         VocabularyError
-            If a unit or a recording of the batch is none of the sampler's.
+            If a unit or a recording of the batch is none of the sampler's, or a target none of the
+            model's.
         """
         if np.any(batch.length > self.context + ROUNDING):
             raise ConfigError(
@@ -178,7 +186,7 @@ class Tokenizer:
             type_T[end:spike_row] = END
             time_T[end:spike_row] = length
             time_T[spike_row:last] = batch.spike_time[lo:hi]
-        query_time, query_target, query_offsets = _join_queries(batch)
+        query_time, query_target, query_offsets = _join_queries(batch, self._target_row)
         return Tokens(
             unit_T=torch.from_numpy(unit_T),
             type_T=torch.from_numpy(type_T),
@@ -206,17 +214,26 @@ def _check(kind: str, count: int, *indices: np.ndarray) -> None:
             )
 
 
-def _join_queries(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+def _join_queries(
+    batch: Batch, target_row: Mapping[str, int] | None
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
     """Return times, target indices and offsets of the queries, target after target in a window."""
+    row_of = target_row or {name: row for row, name in enumerate(batch.targets)}
+    unknown = batch.targets.keys() - row_of.keys()
+    if unknown:
+        raise VocabularyError(
+            f"The batch has the target '{min(unknown)}', which the model has no readout for; "
+            + did_you_mean(min(unknown), row_of)
+        )
     targets = list(batch.targets.values())
     counts = np.array([np.diff(one.offsets) for one in targets]).reshape(len(targets), len(batch))
     offsets = join_offsets(counts.sum(axis=0))
     time_K, target_K = np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int64)
     first_B = offsets[:-1]
-    for index, one in enumerate(targets):
+    for index, (name, one) in enumerate(batch.targets.items()):
         # Where a target's samples go: their place among its own, and what comes before in theirs.
         place = np.arange(len(one.time)) + np.repeat(first_B - one.offsets[:-1], counts[index])
         time_K[place] = one.time
-        target_K[place] = index
+        target_K[place] = row_of[name]
         first_B = first_B + counts[index]
     return torch.from_numpy(time_K), torch.from_numpy(target_K), tuple(offsets.tolist())

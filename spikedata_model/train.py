@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +17,8 @@ from spikedata.augment import UnitDropout
 from spikedata.progress import Progress, silent
 from spikedata.sampler import Sampler
 from spikedata.store import Store
+from spikedata_model.adaptation import begin_with, freeze, start_of
+from spikedata_model.card import Card, describe_run, write_card
 from spikedata_model.checkpoint import (
     Checkpoint,
     RunRecord,
@@ -22,20 +26,27 @@ from spikedata_model.checkpoint import (
     save_checkpoint,
     start_run,
 )
-from spikedata_model.config import Config
+from spikedata_model.config import Config, TrainConfig
 from spikedata_model.data import RunData, prepare_data
-from spikedata_model.errors import CheckpointError
+from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.guards import check_step, check_weights, weight_norms
 from spikedata_model.journal import Journal
 from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import Inputs, prepare_inputs, take_step
+from spikedata_model.stop import Stop
+from spikedata_model.weights import Weights, save_run_weights
 from spikedata_model.workers import Workers
+
+if TYPE_CHECKING:
+    from spikedata_model.tensorboard import Board
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 600.0  # without a checkpoint, at most
 
 
 def train(
@@ -44,6 +55,10 @@ def train(
     config: Config,
     *,
     recording_ids: Sequence[str] | None = None,
+    start: Weights | None = None,
+    like: Mapping[str, str] | None = None,
+    manifest: str | None = None,
+    board: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint:
     """Train a model, or go on where a run in the same folder stopped.
@@ -53,12 +68,21 @@ def train(
     store : Store
         Harmonised recordings.
     folder : Path
-        The run's folder: ``run.json``, ``checkpoint.pt`` and ``learning_curve.csv``.
+        The run's folder: ``run.json``, ``checkpoint.pt`` (to go on with), ``weights.safetensors``
+        (the model), ``model_card.md`` and ``.json``, and ``learning_curve.csv``.
     config : Config
         Settings. What the data decide (steps of epochs, a batch larger than an epoch, a rate per
         window) stands resolved in ``run.json``.
     recording_ids : sequence of str, optional
         Which recordings; all of the store when not given.
+    start : Weights, optional
+        Weights to begin with, whose shape ``config.model`` has; see `spikedata_model.finetune`.
+    like : mapping of str to str, optional
+        Targets that `start` has no readout for, and whose readout they begin with.
+    manifest : str, optional
+        Name of the manifest that chose the recordings, for the model card.
+    board : bool
+        Also write events for TensorBoard.
     progress : Progress
         Told of every step.
 
@@ -71,32 +95,45 @@ def train(
     Raises
     ------
     ConfigError
-        If the data cannot be decoded, or the folder holds another run.
+        If the data cannot be decoded, the settings do not fit them, or the folder holds another
+        run.
     CheckpointError
         If the checkpoint is damaged.
     TrainingError
         If the loss or the weights ran away; the last good checkpoint is kept.
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
-    data = prepare_data(store, ids, config)
+    if start is None:
+        data = prepare_data(store, ids, config)
+    else:
+        data = prepare_data(store, ids, config, start.vocabulary, start.model.channels)
     sampler = training_sampler(data, config)
     config = _resolve(config, sampler)
+    _check_curve(config.train, data, start)
     record = RunRecord(
         config=config,
         recordings={one.recording_id: one.fingerprint for one in store.outlines(ids)},
         unit_ids=data.vocabulary.unit_ids,
-        channels=data.channels,
-        scales=data.scales,
+        recording_ids=data.vocabulary.recording_ids,
+        channels=({} if start is None else start.model.channels) | data.channels,
+        scales=({} if start is None else start.scales) | data.scales,
+        start=None if start is None else start_of(start, like or {}),
     )
     model = record.build_model()
+    if start is not None:
+        begin_with(model, start, like or {})
     start_run(folder, record)  # after all that may refuse the request
     norms = weight_norms(model)
     optimizer = make_optimizer(model, config.train)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
         _restore(model, optimizer, checkpoint, folder)
-    run = _Run(model, optimizer, sampler, data, config, folder, norms)
-    return _run_steps(run, checkpoint, progress)
+    parameters = sum(one.numel() for one in model.parameters())
+    card = describe_run(folder, record, data, parameters, manifest)
+    run = _Run(model, optimizer, sampler, data, record, folder, norms, card)
+    return _run_steps(run, checkpoint, board, progress)
 
 
 @dataclass(frozen=True)
@@ -107,12 +144,22 @@ class _Run:
     optimizer: torch.optim.Optimizer
     sampler: Sampler
     data: RunData
-    config: Config
+    record: RunRecord
     folder: Path
     norms: dict[str, float]
+    card: Card
+
+    @property
+    def settings(self) -> TrainConfig:
+        return self.record.config.train
 
     def save(self, journal: Journal) -> Checkpoint:
-        vocabulary = self.data.vocabulary
+        """Write the weights and their card, if they are to be kept, and then the checkpoint."""
+        vocabulary, best = self.data.vocabulary, self.settings.keep == "best"
+        if not best or journal.is_best:
+            weights = Weights(self.model, vocabulary, self.record.scales)
+            save_run_weights(self.folder, weights, self.record, journal.step)
+            write_card(self.folder, self.card.at(journal.curve, journal.step, best))
         now = Checkpoint(
             journal.step, journal.seconds, self.model.state_dict(), self.optimizer.state_dict(),
             journal.curve, journal.losses, journal.total_steps,
@@ -120,6 +167,23 @@ class _Run:
         )  # fmt: skip
         save_checkpoint(self.folder, now)
         return now
+
+
+def _check_curve(settings: TrainConfig, data: RunData, start: Weights | None) -> None:
+    """Refuse settings that need what the data or the start do not have."""
+    needs = {"patience": settings.patience > 0, "keep": settings.keep == "best"}
+    for name in (name for name, needed in needs.items() if needed):
+        if not data.has_split(settings.curve_split):
+            raise ConfigError(
+                f"train.{name} = {getattr(settings, name)!r} chooses by R² on the split "
+                f"'{settings.curve_split}', in which these recordings have no time; name another "
+                "one with train.curve_split, or leave it out."
+            )
+    if settings.frozen and start is None:
+        raise ConfigError(
+            f"train.frozen is {settings.frozen:g}, but there are no weights to begin with: "
+            "`spikedata finetune --from RUN` has some."
+        )
 
 
 def _restore(
@@ -160,9 +224,11 @@ def training_sampler(data: RunData, config: Config, batch_size: int | None = Non
     return data.sampler("train", config, batch_size=size, augment=augment)
 
 
-def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> Checkpoint:
-    settings, kept = run.config.train, 0
-    total = settings.total_steps
+def _run_steps(
+    run: _Run, checkpoint: Checkpoint | None, board: bool, progress: Progress
+) -> Checkpoint:
+    settings, kept = run.settings, 0
+    total, frozen = settings.total_steps, round(settings.frozen * settings.total_steps)
     curve_split = settings.curve_split if run.data.has_split(settings.curve_split) else None
     journal = Journal(total)
     if checkpoint is not None:
@@ -170,17 +236,23 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
         journal = Journal(
             total, checkpoint.step, checkpoint.seconds, checkpoint.curve, checkpoint.losses
         )
-    tokenizer = run.data.tokenizer(run.sampler, run.config)
+    tokenizer = run.data.tokenizer(run.sampler, run.record.config)
 
     def prepare(step: int) -> Inputs:
         return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step)
 
     ahead: Future[Inputs] | None = None
-    device = run.model.frequency_F.device
+    device, saved = run.model.frequency_F.device, time.monotonic()
     workers = Workers(device, settings.precision, settings.threads, settings.windows_at_once)
-    with workers, ThreadPoolExecutor(1, "next-batch") as pool:
-        while journal.step < total:
+    with ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        events = stack.enter_context(_open_board(run.folder, journal.step)) if board else None
+        stack.enter_context(workers)
+        pool = stack.enter_context(ThreadPoolExecutor(1, "next-batch"))
+        while not journal.is_over(settings.patience):
             step = journal.step
+            if run.record.start is not None and (step == frozen or ahead is None):
+                freeze(run.model, run.record.start, step < frozen)
             began = time.perf_counter()
             inputs = prepare(step) if ahead is None else ahead.result()
             ends_row = (step + 1) % settings.evaluate_every == 0 or step + 1 == total
@@ -189,16 +261,28 @@ def _run_steps(run: _Run, checkpoint: Checkpoint | None, progress: Progress) -> 
             loss, norm = take_step(run.model, run.optimizer, workers, inputs, settings, step)
             check_step(step, loss, norm, kept)
             journal.add(loss, len(inputs.tokens.unit_T), time.perf_counter() - began)
-            saves = journal.step % settings.checkpoint_every == 0 or journal.step == total
+            late = time.monotonic() - saved > SAVE_SECONDS
+            saves = journal.step % settings.checkpoint_every == 0 or late or stop.asked
             if ends_row or saves:
                 check_weights(run.norms, run.model, journal.step, kept)
             if ends_row:
                 journal.add_row(_curve_scores(run, curve_split, workers))
-            if saves and journal.step < total:
-                run.save(journal)
-                kept = journal.step
+                if events is not None:
+                    events.row(journal.curve[-1])
+            saves |= journal.is_over(settings.patience)
+            if saves or (settings.keep == "best" and journal.is_best):
+                checkpoint, kept, saved = run.save(journal), journal.step, time.monotonic()
             progress(journal.line(), journal.step, total)
-    return run.save(journal) if checkpoint is None or checkpoint.step < total else checkpoint
+            if stop.asked and not journal.is_over(settings.patience):
+                raise KeyboardInterrupt
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _open_board(folder: Path, step: int) -> Board:
+    from spikedata_model.tensorboard import Board  # a library that only this needs
+
+    return Board(folder, step)
 
 
 def _curve_scores(run: _Run, split: str | None, workers: Workers) -> dict[str, float]:
@@ -206,7 +290,7 @@ def _curve_scores(run: _Run, split: str | None, workers: Workers) -> dict[str, f
     if split is None:
         return {}
     scores = {}
-    for one in predict(run.model, run.data, run.config, split, workers=workers):
+    for one in predict(run.model, run.data, run.record.config, split, workers=workers):
         truth, predicted = one.truth[one.scored], one.predicted[one.scored]
         for channel, score in zip(one.columns, r2_score(truth, predicted), strict=True):
             scores[f"r2 {one.recording_id} {one.target} {channel}"] = float(score)

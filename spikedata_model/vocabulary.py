@@ -46,6 +46,18 @@ class Vocabulary:
     def _recording_rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.recording_ids)}
 
+    def with_more(self, unit_ids: Sequence[str], recording_ids: Sequence[str]) -> Vocabulary:
+        """Return a vocabulary with ids behind those it has; what it knows keeps its row.
+
+        Examples
+        --------
+        >>> Vocabulary(("a",), ("r",)).with_more(["b", "a"], ["s"])
+        Vocabulary(unit_ids=('a', 'b'), recording_ids=('r', 's'))
+        """
+        units = [name for name in unit_ids if name not in self._unit_rows]
+        recordings = [name for name in recording_ids if name not in self._recording_rows]
+        return Vocabulary((*self.unit_ids, *units), (*self.recording_ids, *recordings))
+
     def unit_rows(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the embedding rows of units, shape (U,), int64.
 

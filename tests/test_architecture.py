@@ -44,13 +44,15 @@ LAYERS: dict[str, list[set[str]]] = {
          "cli_manifest", "cli_mirror", "cli_options", "console"},
     ],
     "spikedata_model": [
-        {"config", "workers", "dropout", "errors", "pickle_program", "rotary"},
-        {"geglu", "local_start", "loss", "untrusted", "vocabulary", "windows"},
+        {"config", "dropout", "errors", "pickle_program", "rotary", "stop", "workers"},
+        {"geglu", "labels", "local_start", "loss", "untrusted", "vocabulary", "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
         {"baselines", "checkpoint", "guards", "journal", "one_window", "optim"},
-        {"evaluate", "step", "weights"},
+        {"card", "step", "weights"},
+        {"adaptation", "evaluate"},
         {"figures", "published", "report", "train"},
+        {"finetune"},
         {"__init__", "cli", "cli_weights"},
     ],
 }  # fmt: skip
@@ -259,6 +261,11 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata.views": {"numpy", "pandas", "polars", "pyarrow", "pynapple"},
     "spikedata.zenodo": {"requests"},
     "spikedata_model.__init__": set(),
+    "spikedata_model.adaptation": {"torch"},
+    "spikedata_model.card": {"pydantic"},
+    "spikedata_model.finetune": {"pydantic"},
+    "spikedata_model.labels": {"numpy"},
+    "spikedata_model.stop": set(),
     "spikedata_model.attention": {"torch"},
     "spikedata_model.baselines": {"numpy"},
     "spikedata_model.checkpoint": {"pydantic", "torch"},
@@ -287,7 +294,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.train": {"torch"},
     "spikedata_model.untrusted": {"torch"},
     "spikedata_model.vocabulary": {"numpy"},
-    "spikedata_model.weight_tensors": {"torch"},
+    "spikedata_model.weight_tensors": {"safetensors", "torch"},
     "spikedata_model.weights": {"pydantic", "torch"},
     "spikedata_model.windows": {"torch"},
     "spikedata_model.workers": {"torch"},
@@ -295,7 +302,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 
 SEEN_BY_THE_MODEL = {
     "augment", "batch", "errors", "files", "intervals", "loading", "manifest", "progress", "ragged",
-    "recording", "sampler", "store", "version",
+    "recording", "sampler", "splits", "store", "version",
 }  # fmt: skip
 """Modules of spikedata that spikedata_model may import; its commands also the next line's."""
 SEEN_BY_ITS_CLI = SEEN_BY_THE_MODEL | {"cli", "console"}
