@@ -1,28 +1,39 @@
-"""A model in one file: weights, and everything that says which unit and channel they belong to."""
+"""A model in one file: weights, and everything that says which unit and channel they belong to.
+
+The file is a safetensors file: anybody's program opens its tensors, and nothing in it can run. What
+is no tensor stands as JSON in its texts.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata.version import __version__
-from spikedata_model.checkpoint import load_checkpoint, read_run, run_hash
+from spikedata_model.checkpoint import RunRecord, read_run, run_hash
 from spikedata_model.config import MOST, ModelConfig
 from spikedata_model.data import Scale
 from spikedata_model.errors import CheckpointError, VocabularyError
 from spikedata_model.poyo import Poyo
-from spikedata_model.untrusted import read_torch_file
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weight_tensors import take_tensors, weight_shapes
+from spikedata_model.weight_tensors import (
+    check_finite,
+    check_shapes,
+    read_safe_file,
+    safe_file,
+    unique_keys,
+    weight_shapes,
+)
 
 __all__ = [
     "Provenance",
@@ -30,10 +41,12 @@ __all__ = [
     "build_model",
     "extended",
     "load_weights",
+    "save_run_weights",
     "save_weights",
     "weights_of_run",
 ]
 
+WEIGHTS = "weights.safetensors"  # in the folder of a run
 FORMAT, FORMAT_VERSION = "spikedata weights", 1
 
 
@@ -81,12 +94,15 @@ class Weights:
         that is not known.
     provenance : Provenance, optional
         Where they came from.
+    about : dict of str to str
+        What else is worth knowing, such as the step that they are of; nothing is computed from it.
     """
 
     model: Poyo
     vocabulary: Vocabulary
     scales: dict[str, dict[str, Scale]] = field(default_factory=dict)
     provenance: Provenance | None = None
+    about: dict[str, str] = field(default_factory=dict)
 
 
 class _Header(BaseModel):
@@ -102,15 +118,41 @@ class _Header(BaseModel):
     channels: dict[str, Annotated[int, Field(ge=1, le=MOST)]]
     scales: dict[str, dict[str, Scale]]
     provenance: Provenance | None
+    about: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> _Header:
+        for recording, scales in self.scales.items():
+            for target, scale in scales.items():
+                numbers = (*scale.mean, *scale.std)
+                width = self.channels.get(target)
+                fits = len(scale.mean) == len(scale.std) == width
+                if not (fits and all(map(math.isfinite, numbers)) and min(scale.std) > 0):
+                    raise ValueError(
+                        f"the scale of '{target}' in '{recording}' is not a finite mean and a "
+                        "positive deviation for each of its channels"
+                    )
+        return self
 
 
-def save_weights(path: Path, weights: Weights) -> None:
+def save_weights(path: Path, weights: Weights, about: Mapping[str, str] | None = None) -> None:
     """Write a model with its vocabulary, channels and scales, as a whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file, whose name should end in ``.safetensors``.
+    weights : Weights
+        What to write.
+    about : mapping of str to str, optional
+        What else is worth knowing; ``weights.about`` when not given.
 
     Raises
     ------
     VocabularyError
         If the vocabulary has not one id for each row of the embedding tables.
+    CheckpointError
+        If a weight is not finite, or the scales, settings or ids are none that could be read back.
     OSError
         If the folder is missing, full or not writable; the old file, if any, is untouched.
     """
@@ -123,24 +165,28 @@ def save_weights(path: Path, weights: Weights) -> None:
             f"{rows[1]}: save a model with the vocabulary that it was made with."
         )
     state = {name: one.detach().cpu().contiguous() for name, one in model.state_dict().items()}
-    header = _Header.model_validate(
-        {
-            "config": model.config,
-            "unit_ids": vocabulary.unit_ids,
-            "recording_ids": vocabulary.recording_ids,
-            "channels": _channels(model.targets, state),
-            "scales": weights.scales,
-            "provenance": weights.provenance,
-        }
-    ).model_dump_json()
-    content = {"format": FORMAT, "header": header, "hash": _hash(header, state), "state": state}
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_whole(path, buffer.getvalue())
+    for name, one in state.items():
+        check_finite(path, name, one)
+    given = {
+        "config": model.config,
+        "unit_ids": vocabulary.unit_ids,
+        "recording_ids": vocabulary.recording_ids,
+        "channels": _channels(model.targets, state),
+        "scales": weights.scales,
+        "provenance": weights.provenance,
+        "about": dict(weights.about if about is None else about),
+    }
+    try:
+        header = _Header.model_validate(given).model_dump_json()
+    except ValidationError as error:
+        reason = describe_validation_error(error)
+        raise CheckpointError(f"{path} was not written: {reason}.") from None
+    texts = {"format": FORMAT, "header": header, "sha256": _hash(header, state)}
+    write_whole(path, safe_file(state, texts))
 
 
 def load_weights(path: Path, precision: str = "float32") -> Weights:
-    """Return what `save_weights` wrote, without executing anything in the file.
+    """Return what `save_weights` wrote.
 
     Parameters
     ----------
@@ -155,49 +201,59 @@ def load_weights(path: Path, precision: str = "float32") -> Weights:
         If the file is missing, damaged, of another program or a newer version, or if its weights
         and its vocabulary are not those that were written together.
     """
-    file = read_torch_file(path)
-    content = file.content
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    texts, state = read_safe_file(path)
+    if texts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is no weights file of spikedata: give one of `spikedata import-weights`, "
             "which also reads torch_brain's checkpoints."
         )
-    header = _header(path, content.get("header"))
+    text = texts.get("header", "")
+    header = _header(path, text)
     try:
         vocabulary = Vocabulary(header.unit_ids, header.recording_ids)
     except VocabularyError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     n_units, n_recordings = len(header.unit_ids), len(header.recording_ids)
     shapes = weight_shapes(header.config, n_units, n_recordings, header.channels)
-    state, _ = take_tensors(file, content.get("state"), shapes)
-    if content.get("hash") != _hash(str(content["header"]), state):
+    check_shapes(path, state, shapes)
+    if texts.get("sha256") != _hash(text, {name: state[name] for name in shapes}):
         raise CheckpointError(
             f"{path}: its weights are not those that its vocabulary and settings were written "
             "with; one of them was replaced, so no row can be trusted: make the file again."
         )
     model = build_model(header.config, vocabulary, header.channels, state, precision)
-    return Weights(model, vocabulary, header.scales, header.provenance)
+    return Weights(model, vocabulary, header.scales, header.provenance, header.about)
+
+
+def save_run_weights(folder: Path, weights: Weights, record: RunRecord, step: int) -> None:
+    """Write the weights of a run's step into its folder, with what ties them to its run.json."""
+    sha256 = run_hash(folder)
+    provenance = Provenance(kind="spikedata run", source=folder.name, sha256=sha256)
+    about = {"run": sha256, "step": str(step), "data": record.config.data.model_dump_json()}
+    save_weights(folder / WEIGHTS, replace(weights, provenance=provenance), about)
 
 
 def weights_of_run(folder: Path) -> Weights:
-    """Return the weights of a run as its last checkpoint has them, on the CPU.
+    """Return the weights that a run keeps, of its last checkpoint or its best one, on the CPU.
 
     Raises
     ------
     CheckpointError
-        If there is no run in the folder, it has no checkpoint, or either is damaged.
+        If there is no run in the folder, it has no weights yet, or either is damaged or of another
+        run.
     """
-    record, checkpoint = read_run(folder), load_checkpoint(folder)
-    if checkpoint is None:
+    record, path = read_run(folder), folder / WEIGHTS
+    if not path.exists():
         raise CheckpointError(
-            f"{folder} has no checkpoint yet: go on with `spikedata train --out {folder}`."
+            f"{folder} has no {WEIGHTS} yet: go on with `spikedata train --out {folder}`."
         )
-    vocabulary = Vocabulary(record.unit_ids, tuple(record.recordings))
-    config, state = record.config, checkpoint.model
-    precision = config.train.precision
-    model = build_model(config.model, vocabulary, record.channels, state, precision)
-    provenance = Provenance(kind="spikedata run", source=folder.name, sha256=run_hash(folder))
-    return Weights(model, vocabulary, record.scales, provenance)
+    weights = load_weights(path, record.config.train.precision)
+    if weights.about.get("run") != run_hash(folder):
+        raise CheckpointError(
+            f"{path} belongs to another run than {folder / 'run.json'}: one of the two was "
+            "replaced; train again in another --out."
+        )
+    return weights
 
 
 def extended(
@@ -260,12 +316,14 @@ def build_model(
     return model.eval()
 
 
-def _header(path: Path, text: object) -> _Header:
+def _header(path: Path, text: str) -> _Header:
     try:
-        header = _Header.model_validate_json(text if isinstance(text, str) else "")
-    except ValidationError as error:
-        newer = isinstance(text, str) and f'"format_version":{FORMAT_VERSION},' not in text
-        reason = describe_validation_error(error)
+        json.loads(text, object_pairs_hook=unique_keys)
+        header = _Header.model_validate_json(text)
+    except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError
+        known = isinstance(error, ValidationError)
+        reason = (describe_validation_error(error) if known else str(error))[:400]
+        newer = f'"format_version":{FORMAT_VERSION},' not in text
         hint = "; it may be of a newer spikedata, so upgrade" if newer else ""
         raise CheckpointError(f"The header of {path} cannot be read: {reason}{hint}.") from None
     if header.format_version != FORMAT_VERSION:
