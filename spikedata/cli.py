@@ -49,6 +49,7 @@ ORDER = (
     "push",
     "manifest",
     "train",
+    "finetune",
     "evaluate",
     "report",
     "import-weights",

@@ -143,13 +143,13 @@ def _as_text(card: Card, name: str) -> str:
         "",
         "## Recordings",
         "",
-        "| recording | subject | species | task | licence | units | targets | train, valid, test (s) |",
+        "| recording | subject | species | task | licence | units | targets | seconds by split |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in rows:
         targets = ", ".join(f"{target} ({unit})" if unit else target
                             for target, unit in one.targets.items())  # fmt: skip
-        seconds = ", ".join(f"{one.seconds[split]:g}" for split in SPLITS)
+        seconds = ", ".join(f"{split} {one.seconds[split]:g}" for split in SPLITS)
         cells = (one.recording_id, one.subject, one.species, one.task, one.licence, one.units,
                  targets, seconds)  # fmt: skip
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")

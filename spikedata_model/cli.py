@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -16,33 +18,44 @@ from spikedata.store import Store
 from spikedata_model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from spikedata_model.checkpoint import Checkpoint
     from spikedata_model.evaluate import Evaluation
 
 __all__ = ["evaluate", "report", "train"]
 
 Split = Literal["train", "valid", "test"]
+Role = Literal["train", "heldout", "transfer"]
+OutOption = Annotated[Path, typer.Option(help="Folder of the run; the same one goes on with it.")]
+RecordingOption = Annotated[
+    list[str] | None, typer.Option(help="Train on this recording; may be given several times.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: --set train.steps=200.")
+]
+EvaluateOption = Annotated[
+    bool, typer.Option("--evaluate", help="Score the run when it is trained.")
+]
+SplitOption = Annotated[Split, typer.Option(help="Which part --evaluate scores.")]
+BoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write events for TensorBoard into the run.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="The folder given to `spikedata train --out`.")]
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same one goes on with it.")],
+    out: OutOption,
     manifest: Annotated[
         str | None,
         typer.Option(
             "--manifest", "-m", help="Train on the recordings of this manifest's role train."
         ),
     ] = None,
-    recording: Annotated[
-        list[str] | None, typer.Option(help="Train on this recording; may be given several times.")
-    ] = None,
+    recording: RecordingOption = None,
     preset: Annotated[str, typer.Option(help="Bundled preset or .toml file.")] = "poyo-compact",
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: --set train.steps=200.")
-    ] = None,
-    then_evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Score the run when it is trained.")
-    ] = False,
-    split: Annotated[Split, typer.Option(help="Which part --evaluate scores.")] = "test",
+    setting: SetOption = None,
+    then_evaluate: EvaluateOption = False,
+    split: SplitOption = "test",
+    tensorboard: BoardOption = False,
     cache: CacheOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -52,26 +65,48 @@ def train(
 
     config = load_config(preset, setting or ())
     opened = Store(store_path(store, cache))
-    ids = list(recording or [])
-    if manifest is not None:
-        items = list(load_manifest(manifest).items())
-        ids += [dataset.recording_id(asset) for dataset, asset in items if asset.role == "train"]
-        if not ids:
-            raise ConfigError(
-                f"There is no recording to train on: of the {len(items)} of the manifest "
-                f"'{manifest}' none has the role 'train'; name some with --recording."
-            )
-    everything = manifest is None and not recording
+    chosen = chosen_recordings(manifest, "train", recording or ())
     from spikedata_model.train import train as run
 
     with progress_bar() as progress:
-        end = run(opened, out, config, recording_ids=None if everything else ids, progress=progress)
-    row = end.curve[-1]
+        end = run(
+            opened, out, config, recording_ids=chosen.ids, manifest=chosen.manifest,
+            board=tensorboard, progress=progress,
+        )  # fmt: skip
+    show_end(opened, out, end, split if then_evaluate else None, as_json)
+
+
+class Chosen(NamedTuple):
+    """Recordings that a command names, None for all of the store, and their manifest."""
+
+    ids: list[str] | None
+    manifest: str | None
+
+
+def chosen_recordings(manifest: str | None, role: Role, named: Sequence[str]) -> Chosen:
+    """Return the recordings that are named, and those of a manifest that have a role."""
+    if manifest is None:
+        return Chosen(list(named) or None, None)
+    opened = load_manifest(manifest)
+    items = list(opened.items())
+    ids = [dataset.recording_id(asset) for dataset, asset in items if asset.role == role]
+    if not ids and not named:
+        raise ConfigError(
+            f"There is no recording to train on: of the {len(items)} of the manifest "
+            f"'{manifest}' none has the role '{role}'; name some with --recording."
+        )
+    digest = hashlib.sha256(opened.path.read_bytes()).hexdigest()
+    return Chosen([*named, *ids], f"{opened.name} (SHA-256 {digest})")
+
+
+def show_end(store: Store, out: Path, end: Checkpoint, split: Split | None, as_json: bool) -> None:
+    """Print how a training ended, and the scores of a split if one is named."""
+    row = end.curve[-1] if end.curve else {}
     if not as_json:
         print_table(
             f"Trained {out} in {end.seconds:.1f} s", ["", "value"], [[k, v] for k, v in row.items()]
         )
-    scores = _score(opened, out, split) if then_evaluate else None
+    scores = _score(store, out, split) if split is not None else None
     if as_json:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         more = {} if scores is None else {"evaluation": json.loads(scores.model_dump_json())}

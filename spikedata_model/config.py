@@ -227,6 +227,26 @@ class Labels(_Model):
         return self
 
 
+def labels_of(
+    *, trials: int | None, seconds: float | None, share: float | None, seed: int | None
+) -> Labels | None:
+    """Return the labels that a command asks for, or nothing where it names no amount.
+
+    Raises
+    ------
+    ConfigError
+        If it names several, or one that is out of range, or a seed alone.
+    """
+    given = {"trials": trials, "seconds": seconds, "share": share, "seed": seed}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if not asked:
+        return None
+    try:
+        return Labels.model_validate(asked)
+    except ValidationError as error:
+        raise ConfigError(f"labels: {describe_validation_error(error)}.") from None
+
+
 class DataConfig(_Model):
     """What a model is trained on."""
 

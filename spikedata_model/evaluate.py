@@ -195,8 +195,10 @@ def predict(
         for step in range(sampler.steps()):
             batch = sampler.batch(0, step)
             data.check_windows(batch)
-            for target, normalised in infer(model, tokenizer(batch).to(device), workers).items():
-                _add_windows(sums, batch, target, data.restored(batch, target, normalised), data)
+            decoded = infer(model, tokenizer(batch).to(device), workers)
+            for target in data.channels:  # the model may have readouts that these do not need
+                values = data.restored(batch, target, decoded[target])
+                _add_windows(sums, batch, target, values, data)
             progress(f"predicting {split}", step + 1, sampler.steps())
     model.train(was_training)
     return [

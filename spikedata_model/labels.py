@@ -65,8 +65,8 @@ def _take_trials(
     count = labels.trials or 0
     if labels.table not in recording.intervals:
         raise ConfigError(
-            f"{recording.recording_id} has no interval table '{labels.table}', so its trials cannot "
-            "be counted; " + did_you_mean(labels.table, recording.intervals)
+            f"{recording.recording_id} has no interval table '{labels.table}', so its trials "
+            "cannot be counted; " + did_you_mean(labels.table, recording.intervals)
         )
     table = recording.intervals[labels.table]
     inside = np.flatnonzero(table.covered_by(train))
