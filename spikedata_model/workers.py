@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
+
+from spikedata_model.cut import Span, cut
 
 __all__ = ["Workers"]
 
@@ -23,7 +24,7 @@ AT_ONCE = {"float32": 8, "bfloat16": 16}
 """Windows that a core takes at a time: more need memory, fewer spend more time between products."""
 
 PIECES = 4
-"""A piece is at most this part of a batch, so that three or four cores work on a small one."""
+"""A piece is about this part of a batch at most, so that four cores work on a small one."""
 
 
 class Workers:
@@ -48,7 +49,7 @@ class Workers:
     ) -> None:
         on_processor = device.type == "cpu"
         self.threads = (threads or torch.get_num_threads()) if on_processor else 1
-        self.at_once, self._most = at_once, AT_ONCE[precision]
+        self.at_once, self._limit = at_once, AT_ONCE[precision]
         self._on_processor = on_processor
 
     def __enter__(self) -> Self:
@@ -71,13 +72,20 @@ class Workers:
         finally:  # also when interrupted while it waits for the pieces under way
             torch.set_num_threads(self._before)
 
+    def most(self, n_windows: int) -> int:
+        """Return how many windows of a batch are taken at a time."""
+        if self.at_once or not self._on_processor:
+            return self.at_once or max(1, n_windows)
+        # Rounded so that two and four processes find their shares among the pieces of one.
+        return max(1, min(self._limit, (n_windows + PIECES // 2) // PIECES))
+
+    def pieces(self, span: Span, n_windows: int) -> list[Span]:
+        """Return what is taken at a time of some windows of a batch of `n_windows`, in order."""
+        return cut(span, self.most(n_windows))
+
     def split(self, n_windows: int) -> list[tuple[int, int]]:
         """Return the first and last window, the last not included, of every piece of a batch."""
-        at_once = self.at_once or n_windows
-        if not self.at_once and self._on_processor:
-            at_once = min(self._most, -(-n_windows // PIECES))
-        edges = [*range(0, n_windows, max(1, at_once)), n_windows]
-        return list(pairwise(edges))
+        return [(one.first, one.last) for one in self.pieces(Span(0, n_windows), n_windows)]
 
     def map(self, function: Callable[..., T], *items: Iterable[Any]) -> Iterator[T]:
         """Yield what a function makes of each item, in their order."""

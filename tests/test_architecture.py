@@ -44,8 +44,9 @@ LAYERS: dict[str, list[set[str]]] = {
          "cli_manifest", "cli_mirror", "cli_options", "console"},
     ],
     "spikedata_model": [
-        {"config", "dropout", "errors", "pickle_program", "rotary", "stop", "workers"},
-        {"geglu", "labels", "local_start", "loss", "untrusted", "vocabulary", "windows"},
+        {"config", "cut", "dropout", "errors", "pickle_program", "rotary", "stop", "workers"},
+        {"distributed", "geglu", "labels", "local_start", "loss", "untrusted", "vocabulary",
+         "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
         {"baselines", "checkpoint", "guards", "journal", "one_window", "optim"},
@@ -152,6 +153,7 @@ EDGES: dict[str, set[tuple[str, str]]] = {
         ("poyo", "tokenizer"),
         ("report", "figures"),
         ("weight_tensors", "poyo"),
+        ("workers", "cut"),
     },
 }
 """Imports allowed within a layer, (importer, imported)."""
@@ -275,6 +277,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.cli_weights": {"typer"},
     "spikedata_model.config": {"pydantic"},
     "spikedata_model.data": {"numpy", "torch"},
+    "spikedata_model.cut": set(),
+    "spikedata_model.distributed": {"torch"},
     "spikedata_model.dropout": {"numpy", "torch"},
     "spikedata_model.errors": set(),
     "spikedata_model.evaluate": {"numpy", "pyarrow", "pydantic", "torch"},

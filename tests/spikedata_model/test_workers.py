@@ -32,7 +32,7 @@ def test_pieces_hold_every_window_once_and_in_order(n_windows, at_once):
 
 @pytest.mark.parametrize(
     ("precision", "n_windows", "longest"),
-    [("float32", 100, 8), ("bfloat16", 100, 16), ("float32", 16, 4), ("bfloat16", 6, 2)],
+    [("float32", 128, 8), ("bfloat16", 128, 16), ("float32", 16, 4), ("bfloat16", 6, 2)],
 )
 def test_a_small_batch_still_has_four_pieces(precision, n_windows, longest):
     pieces = Workers(CPU, precision, 1).split(n_windows)
