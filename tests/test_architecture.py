@@ -45,8 +45,8 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "spikedata_model": [
         {"config", "cut", "dropout", "errors", "pickle_program", "rotary", "stop", "workers"},
-        {"distributed", "geglu", "labels", "local_start", "loss", "untrusted", "vocabulary",
-         "windows"},
+        {"distributed", "geglu", "labels", "local_start", "loss", "tensorboard", "untrusted",
+         "vocabulary", "windows"},
         {"attention"},
         {"data", "poyo", "tokenizer", "weight_tensors"},
         {"baselines", "checkpoint", "guards", "journal", "one_window", "optim"},
@@ -296,6 +296,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.report": {"numpy", "pyarrow", "pydantic"},
     "spikedata_model.rotary": {"torch"},
     "spikedata_model.step": {"numpy", "torch"},
+    "spikedata_model.tensorboard": {"tensorboard"},
     "spikedata_model.tokenizer": {"numpy", "torch"},
     "spikedata_model.train": {"torch"},
     "spikedata_model.untrusted": {"torch"},

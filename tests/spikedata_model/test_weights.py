@@ -122,8 +122,9 @@ def test_the_model_of_a_run_is_ready_to_predict_on_a_machine_without_a_gpu(run):
     asked = json.loads((run / "run.json").read_text())
     asked["config"]["train"]["device"] = "cuda"
     (run / "run.json").write_text(json.dumps(asked))
-    content = torch.load(run / "checkpoint.pt", weights_only=True)
-    torch.save({**content, "run": run_hash(run)}, run / "checkpoint.pt")
+    path = run / "weights.safetensors"
+    weights = load_weights(path)
+    save_weights(path, weights, {**weights.about, "run": run_hash(run)})
     before = torch.get_rng_state()
     model = weights_of_run(run).model
 
@@ -132,10 +133,18 @@ def test_the_model_of_a_run_is_ready_to_predict_on_a_machine_without_a_gpu(run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_run_without_a_checkpoint_says_how_to_go_on(run):
-    (run / "checkpoint.pt").unlink()
+def test_a_run_without_weights_says_how_to_go_on(run):
+    (run / "weights.safetensors").unlink()
 
-    with pytest.raises(CheckpointError, match="has no checkpoint yet: go on with") as caught:
+    with pytest.raises(CheckpointError, match=r"has no weights\.safetensors yet: go on") as caught:
+        weights_of_run(run)
+    sentence(caught)
+
+
+def test_weights_of_another_run_are_refused(run):
+    (run / "run.json").write_text((run / "run.json").read_text() + " ")
+
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
         weights_of_run(run)
     sentence(caught)
 
