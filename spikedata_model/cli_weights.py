@@ -33,6 +33,7 @@ def import_weights(
         "parameters": sum(one.numel() for one in model.parameters()),
         "target": target,
         "channels": model.readout[0].out_features,
+        "scaled_recordings": len(weights.scales),
     }
     dropped = provenance.dropped if provenance else {}
     casts = provenance.casts if provenance else {}
@@ -54,7 +55,10 @@ def import_weights(
         print_table(
             "Named, but not imported", ["class or function"], [[one] for one in not_imported]
         )
-    say(f"Wrote {out}. No scale is known: its outputs are as torch_brain divided '{target}'.")
+    if weights.scales:
+        say(f"Wrote {out}, with the scales of {len(weights.scales)} recordings.")
+    else:
+        say(f"Wrote {out}. No scale is known: its outputs are as torch_brain divided '{target}'.")
 
 
 def export_weights(
@@ -69,7 +73,12 @@ def export_weights(
     weights = weights_of_run(source) if source.is_dir() else load_weights(source)
     export_published(out, weights)
     units, recordings = weights.vocabulary.unit_ids, weights.vocabulary.recording_ids
-    written = {"checkpoint": str(out), "units": len(units), "recordings": len(recordings)}
+    written = {
+        "checkpoint": str(out),
+        "units": len(units),
+        "recordings": len(recordings),
+        "scaled_recordings": len(weights.scales),
+    }
     if as_json:
         print_json(written)
         return
@@ -77,3 +86,9 @@ def export_weights(
         f"Wrote {out} with {len(units)} units of {len(recordings)} recordings: "
         f'torch_brain.models.POYO.load_pretrained("{out}") reads it.'
     )
+    if weights.scales:
+        say(
+            "torch_brain has no place for scales: its model returns normalised values. They are "
+            f"kept under 'spikedata' in the file, where `spikedata import-weights {out} --target "
+            f"{weights.model.targets[0]}` finds them."
+        )

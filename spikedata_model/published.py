@@ -15,18 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spikedata.files import write_whole
 from spikedata.manifest import describe_validation_error
 from spikedata.version import __version__
 from spikedata_model.config import MOST, ModelConfig
+from spikedata_model.data import Scale
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.rotary import rotary_frequencies
 from spikedata_model.untrusted import SavedTensor, TorchFile, read_torch_file, unwrapped
 from spikedata_model.vocabulary import Vocabulary
 from spikedata_model.weight_tensors import take_tensors, weight_shapes
-from spikedata_model.weights import Provenance, Weights, build_model
+from spikedata_model.weights import Provenance, Weights, build_model, check_scales
 
 __all__ = ["export_published", "import_published", "published_names"]
 
@@ -52,6 +53,7 @@ VOCABULARIES = ("unit_emb.vocab", "session_emb.vocab")
 OMEGA, PADDING = "rotary_emb.omega", "NA"
 TOKEN_TYPES = 4  # rows of theirs; 0 spike, 1 start, 2 end as ours, 3 without use
 TARGET = "torch_brain.models.POYO"
+OURS = "spikedata"  # our key of a checkpoint, which torch_brain ignores
 
 
 def published_names(depth: int) -> dict[str, str]:
@@ -95,14 +97,17 @@ def import_published(path: Path, target: str) -> Weights:
     Returns
     -------
     Weights
-        Without scales: torch_brain divides the targets of each dataset by a number of its own.
-        ``provenance.dropped`` counts the tensors and rows that were left behind.
+        Without scales, since torch_brain divides the targets of each dataset by a number of its
+        own; but with them where `export_published` wrote the file. ``provenance.dropped`` counts
+        the tensors and rows that were left behind.
 
     Raises
     ------
     CheckpointError
         If the file is missing or damaged, could run code when read, is of another model, or if a
-        weight or a row of the vocabulary is missing, unknown or of the wrong kind.
+        weight, a scale or a row of the vocabulary is missing, unknown or of the wrong kind.
+    ConfigError
+        If `export_published` wrote the file for another target.
     """
     file = read_torch_file(path)
     found, config = _opened(file)
@@ -133,8 +138,9 @@ def import_published(path: Path, target: str) -> Weights:
         dropped=_dropped(file), casts=casts,
         not_imported=file.stand_ins,
     )  # fmt: skip
+    scales = _scales(file, target, width)
     model = build_model(config, vocabulary, {target: width}, state)
-    return Weights(model, vocabulary, provenance=provenance)
+    return Weights(model, vocabulary, scales, provenance)
 
 
 def _opened(file: TorchFile) -> tuple[dict[str, object], ModelConfig]:
@@ -224,13 +230,43 @@ def _omega(config: ModelConfig) -> torch.Tensor:
     return torch.cat([turned, torch.zeros(config.dim_head // 2 - len(turned))])
 
 
+class _Ours(BaseModel):
+    """What `export_published` leaves in a checkpoint under "spikedata"."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    version: str
+    target: str
+    scales: dict[str, dict[str, Scale]]
+
+
+def _scales(file: TorchFile, target: str, width: int) -> dict[str, dict[str, Scale]]:
+    """Return the scales that we left in a checkpoint of our own; those of others have none."""
+    content = file.content if isinstance(file.content, dict) else {}
+    if OURS not in content:
+        return {}
+    try:
+        ours = _Ours.model_validate(content[OURS])
+        check_scales(ours.scales, {ours.target: width})
+    except ValueError as error:  # pydantic's is one
+        known = isinstance(error, ValidationError)
+        reason = (describe_validation_error(error) if known else str(error))[:300]
+        raise CheckpointError(f"The scales in {file.path} are damaged: {reason}.") from None
+    if ours.target != target:
+        raise ConfigError(
+            f"{file.path} was exported from a model of the target '{ours.target}', whose scales it "
+            f"holds, not of '{target}': import it with --target {ours.target}."
+        )
+    return ours.scales
+
+
 def _dropped(file: TorchFile) -> dict[str, int]:
     """Return what of the file is not taken, with its number of tensors or rows."""
     content = file.content if isinstance(file.content, dict) else {}
     beside = {
         str(name): _count_tensors(value)
         for name, value in content.items()
-        if name not in ("state_dict", "hyper_parameters")
+        if name not in ("state_dict", "hyper_parameters", OURS)
     }
     rows = {f"row '{PADDING}' of {one}": 1 for one in ("unit_emb", "session_emb")}
     return {**beside, **rows, "row 3 of token_type_emb": TOKEN_TYPES - 3}
@@ -259,8 +295,8 @@ def _count_tensors(value: object) -> int:
 def export_published(path: Path, weights: Weights) -> None:
     """Write a checkpoint that torch_brain's ``POYO.load_pretrained`` reads, whole or not at all.
 
-    The target's name and scales go along under "spikedata", which torch_brain ignores: its model
-    returns the normalised values that ours was trained on.
+    The target's name and scales go along under "spikedata", where `import_published` finds them
+    and torch_brain does not look: its model returns the normalised values that ours learned.
 
     Raises
     ------
@@ -287,7 +323,7 @@ def export_published(path: Path, weights: Weights) -> None:
     content = {
         "state_dict": OrderedDict((f"model.{name}", value) for name, value in state.items()),
         "hyper_parameters": {"model": {"_target_": TARGET, **arguments}},
-        "spikedata": {
+        OURS: {
             "version": __version__,
             "target": model.targets[0],
             "scales": {

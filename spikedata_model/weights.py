@@ -39,6 +39,7 @@ __all__ = [
     "Provenance",
     "Weights",
     "build_model",
+    "check_scales",
     "extended",
     "load_weights",
     "save_run_weights",
@@ -122,17 +123,29 @@ class _Header(BaseModel):
 
     @model_validator(mode="after")
     def _scales_fit(self) -> _Header:
-        for recording, scales in self.scales.items():
-            for target, scale in scales.items():
-                numbers = (*scale.mean, *scale.std)
-                width = self.channels.get(target)
-                fits = len(scale.mean) == len(scale.std) == width
-                if not (fits and all(map(math.isfinite, numbers)) and min(scale.std) > 0):
-                    raise ValueError(
-                        f"the scale of '{target}' in '{recording}' is not a finite mean and a "
-                        "positive deviation for each of its channels"
-                    )
+        check_scales(self.scales, self.channels)
         return self
+
+
+def check_scales(
+    by_recording: Mapping[str, Mapping[str, Scale]], channels: Mapping[str, int]
+) -> None:
+    """Refuse scales that do not fit the channels of a model.
+
+    Raises
+    ------
+    ValueError
+        If one has not a finite mean and a positive deviation for each channel of its target.
+    """
+    for recording, scales in by_recording.items():
+        for target, scale in scales.items():
+            numbers, width = (*scale.mean, *scale.std), channels.get(target)
+            fits = len(scale.mean) == len(scale.std) == width
+            if not (fits and all(map(math.isfinite, numbers)) and min(scale.std) > 0):
+                raise ValueError(
+                    f"the scale of '{target}' in '{recording}' is not a finite mean and a "
+                    "positive deviation for each of its channels"
+                )
 
 
 def save_weights(path: Path, weights: Weights, about: Mapping[str, str] | None = None) -> None:

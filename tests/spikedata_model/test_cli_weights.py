@@ -46,8 +46,8 @@ def _spikedata(run, tmp_path, monkeypatch, capsys) -> Spikedata:
 def test_a_checkpoint_goes_in_and_comes_out_again(spikedata):
     """With every row that means something as it was."""
     save_theirs(Path("theirs.ckpt"), optimizer_states=[torch.ones(2)])
-    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.pt")
-    exported = spikedata("export-weights w.pt --out back.ckpt")
+    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.safetensors")
+    exported = spikedata("export-weights w.safetensors --out back.ckpt")
     before = torch.load("theirs.ckpt", weights_only=True)["state_dict"]
     after = torch.load("back.ckpt", weights_only=True)["state_dict"]
 
@@ -67,7 +67,7 @@ def test_what_was_cast_is_shown(spikedata):
     bias = content["state_dict"]["model.readout.bias"]
     content["state_dict"]["model.readout.bias"] = bias.double()
     torch.save(content, "theirs.ckpt")
-    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.pt")
+    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.safetensors")
 
     assert "Turned into float32" in imported.out
     assert "float64" in imported.out
@@ -85,16 +85,51 @@ def test_a_run_is_exported_for_torch_brain(spikedata):
 def test_json_of_both_commands_is_one_document_on_stdout(spikedata):
     save_theirs(Path("theirs.ckpt"))
     read = json.loads(
-        spikedata("import-weights theirs.ckpt --target velocity --out w.pt --json").out
+        spikedata("import-weights theirs.ckpt --target velocity --out w.safetensors --json").out
     )
-    written = json.loads(spikedata("export-weights w.pt --out back.ckpt --json").out)
-    weights = load_weights(Path("w.pt"))
+    written = json.loads(spikedata("export-weights w.safetensors --out back.ckpt --json").out)
+    weights = load_weights(Path("w.safetensors"))
 
     assert weights.provenance is not None
     assert read["sha256"] == weights.provenance.sha256
     assert read["dropped"] == weights.provenance.dropped
     assert read["parameters"] == sum(one.numel() for one in weights.model.parameters())
-    assert written == {"checkpoint": "back.ckpt", "units": 9, "recordings": 2}
+    assert written == {
+        "checkpoint": "back.ckpt", "units": 9, "recordings": 2, "scaled_recordings": 0
+    }  # fmt: skip
+
+
+def test_scales_come_back_from_a_checkpoint_for_torch_brain(spikedata):
+    """And without a word they would be lost: torch_brain has no place for them."""
+    exported = spikedata("export-weights run --out run.ckpt")
+    imported = spikedata("import-weights run.ckpt --target hand --out w.safetensors")
+    first, back = weights_of_run(Path("run")), load_weights(Path("w.safetensors"))
+
+    assert (exported.code, imported.code) == (0, 0)
+    assert "torch_brain has no place for scales" in exported.err
+    assert "with the scales of 2 recordings" in imported.err
+    assert back.scales == first.scales
+    assert back.vocabulary == first.vocabulary
+    assert set(first.scales) == {"lab/a", "lab/b"}
+    assert "spikedata" not in imported.out
+
+
+def test_a_file_without_scales_says_so_in_both_directions(spikedata):
+    save_theirs(Path("theirs.ckpt"))
+    imported = spikedata("import-weights theirs.ckpt --target velocity --out w.safetensors")
+    exported = spikedata("export-weights w.safetensors --out back.ckpt")
+
+    assert "No scale is known" in imported.err
+    assert "scales" not in exported.err
+
+
+def test_the_wrong_target_of_our_own_checkpoint_is_refused(spikedata):
+    spikedata("export-weights run --out run.ckpt")
+    ended = spikedata("import-weights run.ckpt --target velocity --out w.safetensors")
+
+    assert ended.code == 2
+    assert "of the target 'hand', whose scales it holds" in sentence_of(ended)
+    assert not Path("w.safetensors").exists()
 
 
 def damaged(path: Path) -> None:
@@ -109,13 +144,21 @@ def hostile(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "make", "says"),
     [
-        ("import-weights x --target v --out w.pt", None, "There is no file x"),
-        ("import-weights x --target v --out w.pt", damaged, "x is cut off or not a checkpoint"),
-        ("import-weights x --target v --out w.pt", hostile, "x names 'posix.system'"),
-        ("import-weights x --target v --out no/w.pt", save_theirs, "No such file or directory"),
-        ("export-weights x --out w.pt", None, "There is no file x"),
-        ("export-weights x --out w.pt", save_theirs, "x is no weights file of spikedata"),
-        ("export-weights . --out w.pt", None, "There is no run in ."),
+        ("import-weights x --target v --out w.safetensors", None, "There is no file x"),
+        (
+            "import-weights x --target v --out w.safetensors",
+            damaged,
+            "x is cut off or not a checkpoint",
+        ),
+        ("import-weights x --target v --out w.safetensors", hostile, "x names 'posix.system'"),
+        (
+            "import-weights x --target v --out no/w.safetensors",
+            save_theirs,
+            "No such file or directory",
+        ),
+        ("export-weights x --out w.safetensors", None, "There is no file x"),
+        ("export-weights x --out w.safetensors", save_theirs, "x is no weights file of spikedata"),
+        ("export-weights . --out w.safetensors", None, "There is no run in ."),
     ],
 )
 def test_a_failure_is_one_sentence_and_leaves_nothing(
@@ -127,11 +170,13 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(
 
     assert ended.code == 1
     assert says in sentence_of(ended)
-    assert not Path("w.pt").exists()
+    assert not Path("w.safetensors").exists()
     assert not Path("proof").exists()
 
 
-@pytest.mark.parametrize("arguments", ["import-weights x --out w.pt", "export-weights", "import-w"])
+@pytest.mark.parametrize(
+    "arguments", ["import-weights x --out w.safetensors", "export-weights", "import-w"]
+)
 def test_a_command_line_that_makes_no_sense_ends_with_2(spikedata, arguments):
     ended = spikedata(arguments)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -567,13 +567,45 @@ def test_a_model_that_torch_brain_does_not_have_is_refused(tmp_path, change, cha
 
 
 def test_the_scales_go_along_where_torch_brain_does_not_look(tmp_path):
-    weights = replace(make_weights(SMALL), scales={"r": {"velocity": Scale((1.0,), (2.0,))}})
+    scale = Scale((1.0, -3.0), (2.0, 1 / 3))
+    weights = replace(make_weights(SMALL), scales={"r": {"velocity": scale}})
     export_published(tmp_path / "x.ckpt", weights)
+    read = import_published(tmp_path / "x.ckpt", "velocity")
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
 
     assert content["spikedata"]["target"] == "velocity"
-    assert content["spikedata"]["scales"] == {"r": {"velocity": {"mean": (1.0,), "std": (2.0,)}}}
+    assert content["spikedata"]["scales"] == {"r": {"velocity": asdict(scale)}}
+    assert read.scales == weights.scales
+    assert read.provenance is not None
+    assert "spikedata" not in read.provenance.dropped
     POYO.load_pretrained(tmp_path / "x.ckpt")
+
+
+def scaled(mean: object = (0.0, 0.0), std: object = (1.0, 1.0), **more: object) -> dict:
+    scales = {"r": {"velocity": {"mean": mean, "std": std}}}
+    return {"version": "1", "target": "velocity", "scales": scales, **more}
+
+
+@pytest.mark.parametrize(
+    ("ours", "says"),
+    [
+        (PAIRS, "should be a valid dictionary"),
+        (scaled(more=1), "more: Extra inputs"),
+        (scaled(scales=PAIRS), "scales: Input should be"),
+        (scaled(mean=PAIRS), "valid number"),
+        (scaled(mean=("nan", 0.0)), "finite"),
+        (scaled(std=(1.0, 0.0)), "a positive deviation"),
+        (scaled(std=(1.0,)), "for each of its channels"),
+        (scaled(scales={"r": {"hand": {"mean": (0.0,), "std": (1.0,)}}}), "scale of 'hand' in 'r'"),
+        (OrderedDict(), "version: Field required"),
+    ],
+)
+def test_damaged_scales_are_refused(tmp_path, ours, says):
+    path = save_theirs(tmp_path / "x.ckpt", spikedata=ours)
+
+    with pytest.raises(CheckpointError, match=says) as caught:
+        import_published(path, "velocity")
+    sentence(caught)
 
 
 # ------------------------------------------------------------------ accidents seen in torch_brain
