@@ -182,15 +182,15 @@ class World:
             If a process is gone.
         """
         digests = {name: hashlib.sha256(one.encode()).hexdigest() for name, one in values.items()}
-        for rank, others in enumerate(self.gather(digests, "While processes were compared")):
-            for name, digest in others.items():
-                if digest != digests[name]:
-                    low, high = sorted((rank, self.rank))
-                    raise ConfigError(
-                        f"Processes {low} and {high} of {self.size} differ in their {name}: give "
-                        "all of them the same command, the same version of spikedata, and the "
-                        "same store."
-                    )
+        everywhere = self.gather(digests, "While processes were compared")
+        for name, digest in everywhere[0].items():
+            odd = [rank for rank, others in enumerate(everywhere) if others.get(name) != digest]
+            if odd:
+                raise ConfigError(
+                    f"Process {odd[0]} of {self.size} and process 0 differ in their {name}: give "
+                    "all of them the same command, the same version of spikedata, and the same "
+                    "store."
+                )
 
 
 @contextmanager
@@ -313,5 +313,5 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
