@@ -17,6 +17,7 @@ from spikedata_model.checkpoint import RunRecord, run_hash
 from spikedata_model.config import Config
 from spikedata_model.data import RunData
 from spikedata_model.journal import best_row
+from spikedata_model.poyo import Poyo
 
 __all__ = ["CARD", "Card", "CardRow", "describe_run", "read_card", "write_card"]
 
@@ -75,7 +76,7 @@ class Card(BaseModel):
 
 
 def describe_run(
-    folder: Path, record: RunRecord, data: RunData, parameters: int, manifest: str | None
+    folder: Path, record: RunRecord, data: RunData, model: Poyo, manifest: str | None
 ) -> Card:
     """Return the card of a run that begins; where no manifest is named, that of the last call."""
     before = read_card(folder)
@@ -97,7 +98,7 @@ def describe_run(
         fingerprint=hashlib.sha256(held.encode()).hexdigest(),
         manifest=manifest,
         scheme=data.scheme,
-        parameters=parameters,
+        parameters=sum(one.numel() for one in model.parameters()),
         config=record.config,
         start=None if record.start is None else record.start.sha256,
         recordings=tuple(rows),

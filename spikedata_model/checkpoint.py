@@ -41,7 +41,7 @@ FORMAT_VERSION = 3
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError,
            AssertionError, pickle.UnpicklingError)  # fmt: skip
 _KINDS = {"step": int, "seconds": float, "model": dict, "optimizer": dict, "curve": list,
-          "losses": list, "total_steps": int}  # fmt: skip
+          "losses": list, "total_steps": int, "processes": int}  # fmt: skip
 RUN, CHECKPOINT, CURVE = "run.json", "checkpoint.pt", "learning_curve.csv"
 
 
@@ -167,6 +167,8 @@ class Checkpoint:
         Steps of the whole run, which decide its learning rates.
     unit_ids, recording_ids : tuple of str
         What the rows of the embedding tables are of, in their order.
+    processes : int
+        How many worked on it together.
     """
 
     step: int
@@ -178,6 +180,7 @@ class Checkpoint:
     total_steps: int
     unit_ids: tuple[str, ...]
     recording_ids: tuple[str, ...]
+    processes: int = 1
 
     @property
     def vocabulary_hash(self) -> str:

@@ -73,7 +73,7 @@ def finetune(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt a trained model to recordings that it never saw, or go on with a run that was stopped."""
+    """Adapt a trained model to new recordings, or go on with a run that was stopped."""
     from spikedata_model.config import labels_of
     from spikedata_model.finetune import finetune as run
 

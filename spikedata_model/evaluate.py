@@ -23,6 +23,7 @@ from spikedata_model.card import read_card, write_card
 from spikedata_model.checkpoint import load_checkpoint, pick_device, read_run, run_hash
 from spikedata_model.config import Config, recipe_of
 from spikedata_model.data import RunData
+from spikedata_model.distributed import World
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.journal import has_stalled
 from spikedata_model.poyo import Poyo
@@ -31,6 +32,9 @@ from spikedata_model.weights import weights_of_run
 from spikedata_model.workers import Workers
 
 __all__ = ["Evaluation", "Prediction", "Score", "evaluate", "infer", "predict", "r2_score"]
+
+Part = tuple[str, str, int, np.ndarray]
+"""Recording, target, first sample, and values of some samples, shape (K, C)."""
 
 STRIDE = 0.5  # of the context between windows: every sample is predicted about twice
 
@@ -148,6 +152,7 @@ def predict(
     split: str,
     *,
     workers: Workers | None = None,
+    world: World | None = None,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> list[Prediction]:
@@ -158,11 +163,32 @@ def predict(
     No window reaches outside its interval, so no spike of another split is seen. A target
     without samples in the split is left out.
 
+    Parameters
+    ----------
+    model : Poyo
+        The model.
+    data : RunData
+        The recordings.
+    config : Config
+        Settings of the run.
+    split : str
+        Which part of the recordings.
+    workers : Workers, optional
+        Threads to work with; those of the settings when not given.
+    world : World, optional
+        Processes among which the batches are dealt out; all get every prediction.
+    batch_size : int
+        Windows at a time.
+    progress : Progress
+        Told of every batch.
+
     Raises
     ------
     ConfigError
         If no recording has time in the split, or an interval of it reaches past the time in which
         its recording was observed.
+    TrainingError
+        If a process of the world is gone.
     """
     if not data.has_split(split):
         raise ConfigError(
@@ -192,13 +218,17 @@ def predict(
                 device, settings.precision, settings.threads, settings.windows_at_once
             )
             stack.enter_context(workers)
-        for step in range(sampler.steps()):
+
+        def decode(step: int) -> list[Part]:
             batch = sampler.batch(0, step)
             data.check_windows(batch)
             decoded = infer(model, tokenizer(batch).to(device), workers)
-            for target in data.channels:  # the model may have readouts that these do not need
-                values = data.restored(batch, target, decoded[target])
-                _add_windows(sums, batch, target, values, data)
+            return _parts(batch, decoded, data)
+
+        for step, parts in enumerate((world or World()).deal(sampler.steps(), decode)):
+            for name, target, lo, values in parts:
+                sums[name, target][lo : lo + len(values), :-1] += values
+                sums[name, target][lo : lo + len(values), -1] += 1
             progress(f"predicting {split}", step + 1, sampler.steps())
     model.train(was_training)
     return [
@@ -217,22 +247,19 @@ def infer(model: Poyo, tokens: Tokens, workers: Workers) -> dict[str, torch.Tens
     return {name: torch.cat([one[name] for one in parts]) for name in model.targets}
 
 
-def _add_windows(
-    sums: dict[tuple[str, str], np.ndarray],
-    batch: Batch,
-    target: str,
-    values: np.ndarray,
-    data: RunData,
-) -> None:
-    """Add the predictions of a batch, and a count of one, to the rows of their samples."""
-    offsets = batch.targets[target].offsets
-    for window, (start, end) in enumerate(zip(batch.start, batch.end, strict=True)):
-        name = batch.recording_ids[batch.recording[window]]
-        if (name, target) in sums:
-            lo, hi = data.recordings[name].series[target].bounds(start, end)
+def _parts(batch: Batch, decoded: dict[str, torch.Tensor], data: RunData) -> list[Part]:
+    """Return what each window says of each target, and where in the series that begins."""
+    parts: list[Part] = []
+    for target in data.channels:  # the model may have readouts that these recordings do not need
+        values = data.restored(batch, target, decoded[target])
+        offsets = batch.targets[target].offsets
+        for window, start in enumerate(batch.start.tolist()):
+            name = batch.recording_ids[batch.recording[window]]
             rows = values[offsets[window] : offsets[window + 1]]
-            sums[name, target][lo:hi, :-1] += rows
-            sums[name, target][lo:hi, -1] += 1
+            if target in data.scales[name]:
+                lo, _ = data.recordings[name].series[target].bounds(start, batch.end[window])
+                parts.append((name, target, int(lo), rows))
+    return parts
 
 
 def _finish(data: RunData, name: str, target: str, sums: np.ndarray) -> Prediction:

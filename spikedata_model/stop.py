@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-__all__ = ["Stop"]
+__all__ = ["stopping"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers send before they kill
 
 
-class Stop:
-    """Notes Ctrl-C and SIGTERM while the context is open; a second one interrupts at once.
+@contextmanager
+def stopping(ask: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM ask for a stop while the context is open; a second one interrupts.
 
-    Signals reach the main thread alone: in another one nothing is noted.
-
-    Attributes
-    ----------
-    asked : bool
-        Whether one came.
+    Signals reach the main thread alone: in another one the context does nothing.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._note) for one in SIGNALS}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
-        self.asked = True
+        asked = True
+        ask()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:  # fmt: skip
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # as it was
+    before = {one: signal.signal(one, note) for one in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

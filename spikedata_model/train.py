@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from spikedata_model.checkpoint import (
 )
 from spikedata_model.config import Config, TrainConfig
 from spikedata_model.data import RunData, prepare_data
+from spikedata_model.distributed import World, check_processes, join, state_digest
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.guards import check_step, check_weights, weight_norms
@@ -35,7 +37,7 @@ from spikedata_model.journal import Journal
 from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import Inputs, prepare_inputs, take_step
-from spikedata_model.stop import Stop
+from spikedata_model.stop import stopping
 from spikedata_model.weights import Weights, save_run_weights
 from spikedata_model.workers import Workers
 
@@ -105,6 +107,34 @@ def train(
         After Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
+    with join(config.train.device) as world:
+        record, data, sampler, model = world.together(
+            lambda: _prepare(store, ids, config, start, like or {})
+        )
+        world.same({
+            "settings": record.config.model_dump_json(),
+            "recordings": json.dumps(record.recordings),
+            "weights at the start": state_digest(model.state_dict()),
+        })  # fmt: skip
+        world.together(lambda: start_run(folder, record) if world.first else None)
+        norms = weight_norms(model)
+        optimizer = make_optimizer(model, record.config.train)
+        checkpoint = world.together(lambda: load_checkpoint(folder))
+        if checkpoint is not None:
+            _restore(model, optimizer, checkpoint, folder)
+        card = describe_run(folder, record, data, model, manifest)
+        run = _Run(model, optimizer, sampler, data, record, folder, norms, card, world)
+        return _run_steps(run, checkpoint, board, progress if world.first else silent)
+
+
+def _prepare(
+    store: Store,
+    ids: tuple[str, ...],
+    config: Config,
+    start: Weights | None,
+    like: Mapping[str, str],
+) -> tuple[RunRecord, RunData, Sampler, Poyo]:
+    """Return all that a run begins with; whatever may refuse the request does it here."""
     if start is None:
         data = prepare_data(store, ids, config)
     else:
@@ -119,21 +149,12 @@ def train(
         recording_ids=data.vocabulary.recording_ids,
         channels=({} if start is None else start.model.channels) | data.channels,
         scales=({} if start is None else start.scales) | data.scales,
-        start=None if start is None else start_of(start, like or {}),
+        start=None if start is None else start_of(start, like),
     )
     model = record.build_model()
     if start is not None:
-        begin_with(model, start, like or {})
-    start_run(folder, record)  # after all that may refuse the request
-    norms = weight_norms(model)
-    optimizer = make_optimizer(model, config.train)
-    checkpoint = load_checkpoint(folder)
-    if checkpoint is not None:
-        _restore(model, optimizer, checkpoint, folder)
-    parameters = sum(one.numel() for one in model.parameters())
-    card = describe_run(folder, record, data, parameters, manifest)
-    run = _Run(model, optimizer, sampler, data, record, folder, norms, card)
-    return _run_steps(run, checkpoint, board, progress)
+        begin_with(model, start, like)
+    return record, data, sampler, model
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,7 @@ class _Run:
     folder: Path
     norms: dict[str, float]
     card: Card
+    world: World
 
     @property
     def settings(self) -> TrainConfig:
@@ -155,17 +177,19 @@ class _Run:
 
     def save(self, journal: Journal) -> Checkpoint:
         """Write the weights and their card, if they are to be kept, and then the checkpoint."""
+        self.world.same({"weights": repr(weight_norms(self.model))})
         vocabulary, best = self.data.vocabulary, self.settings.keep == "best"
-        if not best or journal.is_best:
+        if self.world.first and (not best or journal.is_best):
             weights = Weights(self.model, vocabulary, self.record.scales)
             save_run_weights(self.folder, weights, self.record, journal.step)
             write_card(self.folder, self.card.at(journal.curve, journal.step, best))
         now = Checkpoint(
             journal.step, journal.seconds, self.model.state_dict(), self.optimizer.state_dict(),
             journal.curve, journal.losses, journal.total_steps,
-            vocabulary.unit_ids, vocabulary.recording_ids,
+            vocabulary.unit_ids, vocabulary.recording_ids, self.world.size,
         )  # fmt: skip
-        save_checkpoint(self.folder, now)
+        if self.world.first:
+            save_checkpoint(self.folder, now)
         return now
 
 
@@ -227,7 +251,7 @@ def training_sampler(data: RunData, config: Config, batch_size: int | None = Non
 def _run_steps(
     run: _Run, checkpoint: Checkpoint | None, board: bool, progress: Progress
 ) -> Checkpoint:
-    settings, kept = run.settings, 0
+    settings, world, kept = run.settings, run.world, 0
     total, frozen = settings.total_steps, round(settings.frozen * settings.total_steps)
     curve_split = settings.curve_split if run.data.has_split(settings.curve_split) else None
     journal = Journal(total)
@@ -239,13 +263,17 @@ def _run_steps(
     tokenizer = run.data.tokenizer(run.sampler, run.record.config)
 
     def prepare(step: int) -> Inputs:
-        return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step)
+        return prepare_inputs(run.model, run.sampler, tokenizer, run.data, step, world)
 
     ahead: Future[Inputs] | None = None
     device, saved = run.model.frequency_F.device, time.monotonic()
-    workers = Workers(device, settings.precision, settings.threads, settings.windows_at_once)
+    threads = settings.threads or world.threads
+    workers = Workers(device, settings.precision, threads, settings.windows_at_once)
+    if checkpoint is not None:
+        _check_processes(run, workers, checkpoint.processes)
     with ExitStack() as stack:
-        stop = stack.enter_context(Stop())
+        stack.enter_context(stopping(world.ask_to_stop))
+        board = board and world.first
         events = stack.enter_context(_open_board(run.folder, journal.step)) if board else None
         stack.enter_context(workers)
         pool = stack.enter_context(ThreadPoolExecutor(1, "next-batch"))
@@ -258,11 +286,12 @@ def _run_steps(
             ends_row = (step + 1) % settings.evaluate_every == 0 or step + 1 == total
             # Not while an evaluation reads the same recordings.
             ahead = None if ends_row else pool.submit(prepare, step + 1)
-            loss, norm = take_step(run.model, run.optimizer, workers, inputs, settings, step)
+            loss, norm = take_step(run.model, run.optimizer, workers, inputs, settings, step, world)
             check_step(step, loss, norm, kept)
-            journal.add(loss, len(inputs.tokens.unit_T), time.perf_counter() - began)
-            late = time.monotonic() - saved > SAVE_SECONDS
-            saves = journal.step % settings.checkpoint_every == 0 or late or stop.asked
+            journal.add(loss, inputs.n_tokens, time.perf_counter() - began)
+            # The clocks of several processes would not agree.
+            late = world.size == 1 and time.monotonic() - saved > SAVE_SECONDS
+            saves = journal.step % settings.checkpoint_every == 0 or late or world.stopping
             if ends_row or saves:
                 check_weights(run.norms, run.model, journal.step, kept)
             if ends_row:
@@ -273,10 +302,16 @@ def _run_steps(
             if saves or (settings.keep == "best" and journal.is_best):
                 checkpoint, kept, saved = run.save(journal), journal.step, time.monotonic()
             progress(journal.line(), journal.step, total)
-            if stop.asked and not journal.is_over(settings.patience):
+            if world.stopping and not journal.is_over(settings.patience):
                 raise KeyboardInterrupt
-    assert checkpoint is not None
-    return checkpoint
+    return run.save(journal) if checkpoint is None else checkpoint
+
+
+def _check_processes(run: _Run, workers: Workers, before: int) -> None:
+    """Refuse to go on with so many processes that the sums would be others than they were."""
+    size, n_windows = run.settings.batch_size, len(run.sampler.plan()[0])
+    sizes = {size, n_windows % size} - {0}
+    check_processes(sizes, workers.most, before, run.world.size)
 
 
 def _open_board(folder: Path, step: int) -> Board:
@@ -290,7 +325,8 @@ def _curve_scores(run: _Run, split: str | None, workers: Workers) -> dict[str, f
     if split is None:
         return {}
     scores = {}
-    for one in predict(run.model, run.data, run.record.config, split, workers=workers):
+    found = predict(run.model, run.data, run.record.config, split, workers=workers, world=run.world)
+    for one in found:
         truth, predicted = one.truth[one.scored], one.predicted[one.scored]
         for channel, score in zip(one.columns, r2_score(truth, predicted), strict=True):
             scores[f"r2 {one.recording_id} {one.target} {channel}"] = float(score)

@@ -77,7 +77,8 @@ def test_a_run_without_a_checkpoint_has_none(run):
 
 def test_nothing_but_the_files_of_a_run_is_left_in_its_folder(run):
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "learning_curve.csv", "run.json",
+        "checkpoint.pt", "learning_curve.csv", "model_card.json", "model_card.md", "run.json",
+        "weights.safetensors",
     ]  # fmt: skip
 
 

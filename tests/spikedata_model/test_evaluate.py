@@ -429,7 +429,7 @@ def test_a_run_that_is_not_finished_is_not_scored(store, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(store, tmp_path / "run", CONFIG, progress=stop)
-    with pytest.raises(CheckpointError, match="is at step 3 of 9: give the same `spikedata train`"):
+    with pytest.raises(CheckpointError, match="is at step 3 of 9: give the command that began it"):
         evaluate(store, tmp_path / "run")
 
 

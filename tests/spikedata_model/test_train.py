@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -18,16 +19,21 @@ from spikedata.errors import RecordingNotFoundError, SamplingError
 from spikedata.intervals import IntervalSet
 from spikedata.sampler import Sampler
 from spikedata.store import Store
+from spikedata_model import card as card_module
 from spikedata_model import checkpoint as checkpoint_module
+from spikedata_model import train as train_module
+from spikedata_model import weights as weights_module
 from spikedata_model.checkpoint import Checkpoint, load_checkpoint, read_run
 from spikedata_model.config import Config, DataConfig, load_config
 from spikedata_model.data import prepare_data
 from spikedata_model.errors import ConfigError
-from spikedata_model.evaluate import predict, r2_score
+from spikedata_model.evaluate import evaluate, predict, r2_score
+from spikedata_model.journal import Journal
 from spikedata_model.optim import learning_rate_factor, make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import backward, prepare_inputs, take_step
 from spikedata_model.train import train, training_sampler
+from spikedata_model.weights import weights_of_run
 from spikedata_model.workers import Workers
 from tests.spikedata_model.builders import (
     TINY,
@@ -111,11 +117,11 @@ def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(finished, tmp_
     assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
 
 
-@pytest.mark.parametrize("kept", range(8))
+@pytest.mark.parametrize("kept", range(17))
 def test_a_run_killed_between_any_two_of_its_files_ends_with_all_of_them(
     finished, tmp_path, monkeypatch, undisturbed, kept
 ):
-    """The files are run.json, then the curve and the checkpoint of steps 3, 6 and 9."""
+    """The files are run.json, then weights, card (2), curve and checkpoint of steps 3, 6 and 9."""
     store, folder = Store(finished / "store"), tmp_path / "run"
     write, written = checkpoint_module.write_whole, []
 
@@ -126,8 +132,9 @@ def test_a_run_killed_between_any_two_of_its_files_ends_with_all_of_them(
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "write_whole", write_some)
-        if kept < 7:
+        for module in (checkpoint_module, weights_module, card_module):
+            patch.setattr(module, "write_whole", write_some)
+        if kept < 16:
             with pytest.raises(Interrupted):
                 train(store, folder, RANDOM)
         else:
@@ -139,6 +146,119 @@ def test_a_run_killed_between_any_two_of_its_files_ends_with_all_of_them(
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [4, 8, 9]
     assert [float(row["seconds"]) for row in rows] == [row["seconds"] for row in end.curve]
+    kept_weights = weights_of_run(folder).model.state_dict()
+    assert all(torch.equal(kept_weights[name], one) for name, one in undisturbed.model.items())
+
+
+# ------------------------------------------------------------------ stopping, keeping the best
+
+
+BEST = make_config(DROPPED, evaluate_every=1, checkpoint_every=4, patience=3, keep="best")
+SCORES = (0.1, 0.2, 0.6, 0.5, 0.6, 0.3, 0.9, 0.9, 0.9)  # three rows later nothing beats the third
+
+
+@pytest.fixture(name="rigged")
+def _rigged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the rows of a curve the scores above, whatever the model does."""
+
+    def rig(journal: Journal, scores: dict[str, float]) -> None:
+        add_row(journal, {"r2 lab/a hand x": SCORES[journal.step - 1]})
+
+    add_row = Journal.add_row
+    monkeypatch.setattr(Journal, "add_row", rig)
+
+
+def weights_at(store: Store, folder: Path, config: Config, step: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a run that is stopped after a step."""
+    with pytest.raises(KeyboardInterrupt):
+        train(store, folder, config, progress=signal_at(step))
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint is not None
+    assert checkpoint.step == step
+    return checkpoint.model
+
+
+def signal_at(step: int, number: int = signal.SIGINT) -> Callable[[str, int, int], None]:
+    def progress(label: str, done: int, total: int) -> None:
+        if done == step - 1:  # it comes while the next step is under way
+            os.kill(os.getpid(), number)
+
+    return progress
+
+
+@pytest.mark.usefixtures("rigged")
+def test_a_run_ends_when_its_score_stalls_and_keeps_the_best_weights(finished, tmp_path):
+    store = Store(finished / "store")
+
+    end = train(store, tmp_path / "run", BEST)
+
+    assert end.step == 6
+    kept = weights_of_run(tmp_path / "run")
+    assert kept.about["step"] == "3"
+    expected = weights_at(store, tmp_path / "other", BEST, 3)
+    assert all(torch.equal(kept.model.state_dict()[name], one) for name, one in expected.items())
+    assert evaluate(store, tmp_path / "run").step == 3
+
+
+@pytest.mark.usefixtures("rigged")
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_run_that_keeps_the_best_weights_may_be_stopped_anywhere(finished, tmp_path, step):
+    store = Store(finished / "store")
+    undisturbed = train(store, tmp_path / "run", BEST)
+    with pytest.raises(Interrupted):
+        train(store, tmp_path / "other", BEST, progress=stop_at(step))
+
+    assert_same_end(undisturbed, train(store, tmp_path / "other", BEST))
+    first, second = (weights_of_run(tmp_path / name) for name in ("run", "other"))
+    assert first.about["step"] == second.about["step"] == "3"
+    for name, one in first.model.state_dict().items():
+        assert torch.equal(one, second.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("setting", [{"patience": 2}, {"keep": "best"}])
+def test_choosing_by_a_split_without_time_is_refused(tmp_path, setting):
+    splits = make_splits((0.0, 15.0, "train"), (15.0, 20.0, "test"))
+    store = make_store(tmp_path / "store", make_recording(splits=splits))
+
+    with pytest.raises(ConfigError, match=f"train.{next(iter(setting))} = .* on the split 'valid'"):
+        train(store, tmp_path / "run", make_config(**setting))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
+    finished, tmp_path, undisturbed, step, number
+):
+    store = Store(finished / "store")
+    before = signal.getsignal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(store, tmp_path / "run", RANDOM, progress=signal_at(step, number))
+
+    assert signal.getsignal(number) == before
+    stopped = load_checkpoint(tmp_path / "run")
+    assert stopped is not None
+    assert stopped.step == step
+    assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
+
+
+def test_a_run_is_saved_after_a_while_even_if_no_checkpoint_is_due(
+    finished, tmp_path, monkeypatch, undisturbed
+):
+    monkeypatch.setattr(train_module, "SAVE_SECONDS", 0.0)
+    store = Store(finished / "store")
+
+    with pytest.raises(Interrupted):
+        train(store, tmp_path / "run", RANDOM, progress=stop_at(2))
+
+    saved = load_checkpoint(tmp_path / "run")
+    assert saved is not None
+    assert saved.step == 2  # of which three are asked for
+    assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
+
+
+# ------------------------------------------------------------------ killing
 
 
 KILLER = """
