@@ -14,6 +14,8 @@ from spikedata_model.weights import Weights
 
 __all__ = ["begin_with", "freeze", "start_of"]
 
+ROWS = ("unit_embedding.weight", "recording_embedding.weight")
+
 
 def start_of(weights: Weights, like: Mapping[str, str]) -> Start:
     """Return what a run that begins with these weights says of them."""
@@ -32,10 +34,14 @@ def start_of(weights: Weights, like: Mapping[str, str]) -> Start:
 def begin_with(model: Poyo, weights: Weights, like: Mapping[str, str]) -> None:
     """Give a model the weights of another, whose rows and readouts are its first ones.
 
+    New units and recordings begin with the mean of the known ones: from there unit identification
+    takes a third of the steps that it takes from a drawn row (docs/adapting.md).
+
     Parameters
     ----------
     model : Poyo
-        With the same shape, and rows and readouts behind those of the other, which stay as drawn.
+        With the same shape, and rows and readouts behind those of the other. New readouts stay as
+        they were drawn.
     weights : Weights
         The other.
     like : mapping of str to str
@@ -49,6 +55,8 @@ def begin_with(model: Poyo, weights: Weights, like: Mapping[str, str]) -> None:
     state = model.state_dict()
     for name, values in weights.model.state_dict().items():
         state[name][: len(values)] = values  # of the tables the first rows, of others all
+        if name in ROWS and len(values):
+            state[name][len(values) :] = values.mean(dim=0)
     known = {name: row for row, name in enumerate(weights.model.targets)}
     new = {name: row for row, name in enumerate(model.targets) if name not in known}
     for name, other in like.items():

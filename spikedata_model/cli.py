@@ -66,14 +66,16 @@ def train(
     config = load_config(preset, setting or ())
     opened = Store(store_path(store, cache))
     chosen = chosen_recordings(manifest, "train", recording or ())
+    from spikedata_model.distributed import join
     from spikedata_model.train import train as run
 
-    with progress_bar() as progress:
+    with join(config.train.device) as world, progress_bar() as progress:
         end = run(
             opened, out, config, recording_ids=chosen.ids, manifest=chosen.manifest,
             board=tensorboard, progress=progress,
         )  # fmt: skip
-    show_end(opened, out, end, split if then_evaluate else None, as_json)
+    if world.first:
+        show_end(opened, out, end, split if then_evaluate else None, as_json)
 
 
 class Chosen(NamedTuple):

@@ -75,18 +75,20 @@ def finetune(
 ) -> None:
     """Adapt a trained model to new recordings, or go on with a run that was stopped."""
     from spikedata_model.config import labels_of
+    from spikedata_model.distributed import join
     from spikedata_model.finetune import finetune as run
 
     labels = labels_of(trials=trials, seconds=seconds, share=share, seed=draw)
     opened = Store(store_path(store, cache))
     chosen = chosen_recordings(manifest, role, recording or ())
-    with progress_bar() as progress:
+    with join() as world, progress_bar() as progress:
         end = run(
             opened, out, source, mode=mode, recording_ids=chosen.ids, labels=labels,
             like=dict(map(_pair, like or ())), settings=setting or (), manifest=chosen.manifest,
             board=tensorboard, progress=progress,
         )  # fmt: skip
-    show_end(opened, out, end, split if then_evaluate else None, as_json)
+    if world.first:
+        show_end(opened, out, end, split if then_evaluate else None, as_json)
 
 
 def _pair(text: str) -> tuple[str, str]:

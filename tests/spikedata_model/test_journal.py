@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from spikedata_model.journal import Journal, peak_memory
+from spikedata_model.journal import Journal, best_row, has_stalled, peak_memory
 
 
 def test_a_row_holds_the_mean_loss_the_speed_and_the_time_left_since_the_row_before():
@@ -65,3 +65,29 @@ def test_the_memory_held_is_at_least_that_of_an_array_of_this_process():
     assert len(held) == 64_000_000
     assert after >= max(before, 64)
     assert after == pytest.approx(after, rel=0)  # a number, not nan
+
+
+def curve_of(*scores: float | None) -> list[dict[str, float]]:
+    return [{} if score is None else {"mean r2": score} for score in scores]
+
+
+@pytest.mark.parametrize(
+    ("curve", "best"),
+    [
+        (curve_of(), None),
+        (curve_of(None, math.nan), None),
+        (curve_of(-5.0), 0),
+        (curve_of(None, 0.2, math.nan, 0.3, 0.3), 3),  # of equal ones the first
+    ],
+)
+def test_the_best_row_is_the_first_with_the_highest_score(curve, best):
+    assert best_row(curve) == best
+
+
+@pytest.mark.parametrize("patience", range(5))
+def test_a_run_stalls_when_so_many_rows_brought_nothing_better(patience):
+    scores = [0.1, 0.4, math.nan, 0.4, 0.2, 0.5]
+    stalled = [has_stalled(curve_of(*scores[:rows]), patience) for rows in range(7)]
+
+    # The second row is the best one until the sixth.
+    assert stalled == [patience > 0 and rows - 2 >= patience and rows < 6 for rows in range(7)]

@@ -239,3 +239,22 @@ def test_moving_tokens_to_a_device_keeps_them():
     assert moved.unit_T.device.type == "meta"
     assert moved.unit_T.shape == tokens.unit_T.shape
     assert moved.token_offsets == tokens.token_offsets
+
+
+def test_queries_name_targets_by_the_order_of_the_model_where_it_is_given():
+    sampler = sampler_of()
+    batch = sampler.batch(0, 0)
+    own, given = (
+        tokenizer_of(sampler, targets=names)(batch).query_target_K
+        for names in (None, ("other", "heading", "hand"))
+    )
+
+    assert np.array_equal(given.numpy(), np.array([2, 1])[own.numpy()])  # hand, heading
+
+
+def test_a_target_that_the_model_does_not_have_is_refused():
+    sampler = sampler_of()
+    tokenizer = tokenizer_of(sampler, targets=("hand", "head"))
+
+    with pytest.raises(VocabularyError, match="target 'heading', which the model has no readout"):
+        tokenizer(sampler.batch(0, 0))
