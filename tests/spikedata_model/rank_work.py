@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import signal
 from datetime import timedelta
+from itertools import count
+from pathlib import Path
 
 import torch
 
+from spikedata.store import Store
+from spikedata_model import train as train_module
+from spikedata_model.checkpoint import Checkpoint
+from spikedata_model.config import Config
 from spikedata_model.data import prepare_data
 from spikedata_model.distributed import World, join, state_digest
 from spikedata_model.errors import CheckpointError
 from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import prepare_inputs, take_step
-from spikedata_model.train import training_sampler
+from spikedata_model.train import train, training_sampler
 from spikedata_model.workers import Workers
 from tests.spikedata_model.builders import TINY, make_config, make_recording
 
@@ -131,3 +137,47 @@ def impatient() -> None:
         return
     with join("cpu", timedelta(seconds=1)):
         pass
+
+
+CLOCKED = {"seconds", "tokens_per_s", "seconds_left", "memory_mb"}  # what no seed decides
+
+
+def summary(end: Checkpoint) -> dict[str, object]:
+    """Return everything of the end of a run that the number of processes must not change."""
+    states = end.optimizer["state"].items()
+    moments = {f"{n}.{key}": one for n, own in states for key, one in own.items()}
+    return {
+        "step": end.step,
+        "losses": end.losses,
+        "curve": [{key: one[key] for key in one.keys() - CLOCKED} for one in end.curve],
+        "weights": state_digest(end.model),
+        "moments": state_digest(moments),
+    }
+
+
+def run_training(
+    store: Path, folder: Path, config: Config, fault: tuple[int, str, int, str] | None = None
+) -> dict[str, object]:
+    """Train; a fault is a rank, a function of train.py, which call or step of it, and what."""
+    torch.set_num_threads(1)
+    if fault is not None and int(os.environ["RANK"]) == fault[0]:
+        arm(*fault[1:])
+    return summary(train(Store(store), folder, config))
+
+
+def arm(name: str, at: int, what: str) -> None:
+    """Let something happen before a step is taken, or a function is called for the n-th time."""
+    inner, calls = getattr(train_module, name), count()
+
+    def function(*args: object, **named: object) -> object:
+        number = next(calls)
+        if at == (args[5] if name == "take_step" else number):
+            os.kill(os.getpid(), getattr(signal, what))
+        return inner(*args, **named)
+
+    setattr(train_module, name, function)
+
+
+def run_in(stores: list[Path], folder: Path, config: Config) -> dict[str, object]:
+    """Train with a store for each process."""
+    return run_training(stores[int(os.environ["RANK"])], folder, config)
