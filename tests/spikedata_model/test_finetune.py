@@ -310,7 +310,7 @@ def test_the_shape_is_that_of_the_model_and_dropout_may_be_set(base):
     assert (found.train.frozen, found.train.steps) == (1.0, 20)
     with pytest.raises(ConfigError, match=r"--set 'model.dim=8': the model to begin with has its"):
         finetune_config(weights, "unit-id", ["model.dim=8"])
-    with pytest.raises(ConfigError, match="No mode is called 'some'.*unit-id"):
+    with pytest.raises(ConfigError, match=r"No mode is called 'some'.*unit-id"):
         finetune_config(weights, "some")
 
 
@@ -338,7 +338,7 @@ def test_a_target_of_another_width_than_the_readout_is_refused(base, tmp_path):
 
 
 def test_frozen_steps_without_weights_to_begin_with_are_refused(base, tmp_path):
-    with pytest.raises(ConfigError, match="train.frozen is 0.5, but there are no weights"):
+    with pytest.raises(ConfigError, match=r"train\.frozen is 0\.5, but there are no weights"):
         train(Store(base / "store"), tmp_path / "run", make_config(frozen=0.5))
 
 

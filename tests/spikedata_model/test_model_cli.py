@@ -248,6 +248,78 @@ def test_a_manifest_without_recordings_for_training_does_not_mean_the_whole_stor
     assert not Path("new").exists()
 
 
+# ------------------------------------------------------------------ adapting
+
+ADAPT = "finetune --from run --store store --set train.steps=4 --set train.threads=1"
+
+
+def test_a_model_is_adapted_and_scored_in_one_command_and_says_on_what(spikedata):
+    Path("mine.toml").write_text(MANIFEST.format(a="train", b="transfer", zeros="0" * 64))
+    ended = spikedata(
+        f"{ADAPT} --out new -m mine.toml --seconds 5 --draw 3 --mode full --evaluate --json"
+    )
+
+    assert ended.code == 0, ended.err
+    content = strict_json(ended.out)
+    assert isinstance(content, dict)
+    assert {one["recording_id"] for one in content["evaluation"]["scores"]} == {"lab/b"}
+    asked = json.loads(Path("new/run.json").read_text())
+    assert asked["config"]["data"]["labels"]["seconds"] == 5
+    assert asked["config"]["data"]["labels"]["seed"] == 3
+    assert asked["config"]["train"]["frozen"] == 0
+    assert list(asked["recordings"]) == ["lab/b"]
+    card = json.loads(Path("new/model_card.json").read_text())
+    assert card["manifest"].startswith("mine (SHA-256 ")
+    assert card["evaluations"]["test"]
+
+
+def test_roles_choose_what_a_model_adapts_to(spikedata):
+    Path("mine.toml").write_text(MANIFEST.format(a="train", b="heldout", zeros="0" * 64))
+    assert spikedata(f"{ADAPT} --out new -m mine.toml --role heldout").code == 0
+    assert list(json.loads(Path("new/run.json").read_text())["recordings"]) == ["lab/b"]
+
+    ended = spikedata(f"{ADAPT} --out other -m mine.toml")
+    assert "none has the role 'transfer'" in sentence_of(ended)
+
+
+def test_training_may_write_for_tensorboard(spikedata):
+    pytest.importorskip("tensorboard")
+
+    assert spikedata(f"train --out new --store store --tensorboard {TINY}").code == 0
+    assert list(Path("new/tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--like hand", "--like 'hand': expected NEW=KNOWN"),
+        ("--like hand=hand", "'hand' is no new target"),
+        ("--seconds 5 --share 0.5", "give one of trials, seconds and share, not 2"),
+        ("--draw 5", "give one of trials, seconds and share, not 0"),
+        ("--seconds -1", "seconds"),
+        ("--trials 3", "has no interval table 'trials'"),
+        ("--seconds 500", "500 labelled seconds were asked for"),
+        ("--set model.dim=8", "the model to begin with has its shape"),
+        ("--set train.stepz=8", "did you mean 'train.steps'?"),
+        ("--recording lab/aa", "did you mean 'lab/a'"),
+    ],
+)
+def test_a_mistake_in_what_to_adapt_ends_with_2_and_one_sentence(spikedata, arguments, says):
+    ended = spikedata(f"{ADAPT} --out new {arguments}")
+
+    assert ended.code == 2
+    assert says in sentence_of(ended)
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("source", ["nothing", "store", "run/run.json", "run/checkpoint.pt"])
+def test_a_model_that_is_none_ends_with_1_and_one_sentence(spikedata, source):
+    ended = spikedata(f"finetune --from {source} --store store --out new")
+
+    assert ended.code == 1
+    sentence_of(ended)
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -311,7 +383,7 @@ def test_a_command_line_that_makes_no_sense_ends_with_2(spikedata, arguments):
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["train", "finetune", "evaluate", "report"])
 def test_every_command_explains_itself(spikedata, command):
     ended = spikedata(f"{command} --help")
 
