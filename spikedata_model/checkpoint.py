@@ -203,6 +203,8 @@ def hash_of_rows(
 def start_run(folder: Path, record: RunRecord) -> None:
     """Write ``run.json``, or make sure that the one in the folder asks for the same.
 
+    Only the number of threads may differ: no weight depends on it.
+
     Raises
     ------
     ConfigError
@@ -212,6 +214,7 @@ def start_run(folder: Path, record: RunRecord) -> None:
     """
     if (folder / RUN).exists():
         found, asked = (json.loads(one.model_dump_json()) for one in (read_run(folder), record))
+        asked["config"]["train"]["threads"] = found["config"]["train"]["threads"]
         difference = _first_difference(found, asked)
         if difference:
             raise ConfigError(

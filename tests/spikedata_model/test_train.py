@@ -243,6 +243,16 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
     assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
 
 
+def test_a_run_goes_on_with_another_number_of_threads(finished, tmp_path, undisturbed):
+    store = Store(finished / "store")
+    with pytest.raises(Interrupted):
+        train(store, tmp_path / "run", RANDOM, progress=stop_at(5))
+    settings = RANDOM.train.model_copy(update={"threads": 2})
+
+    end = train(store, tmp_path / "run", RANDOM.model_copy(update={"train": settings}))
+    assert_same_end(undisturbed, end)
+
+
 def test_a_run_is_saved_after_a_while_even_if_no_checkpoint_is_due(
     finished, tmp_path, monkeypatch, undisturbed
 ):
