@@ -83,6 +83,7 @@ def scaling_figure(result: dict) -> bytes:
     figure = Figure(figsize=(8.6, 3.7), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     sizes = list(dict.fromkeys(row["size"] for row in result["rows"]))
+    ticks = list(dict.fromkeys(row["sessions"] for row in result["rows"]))
     for axis, key, title in zip(
         axes,
         ("r2", "held_out_r2"),
@@ -99,7 +100,7 @@ def scaling_figure(result: dict) -> bytes:
             for count, one in zip(counts, values, strict=True):
                 axis.plot([count] * len(one), one, "_", color=colour, markersize=7)
         axis.set_xscale("log")
-        axis.set_xticks(counts, [str(one) for one in counts])
+        axis.set_xticks(ticks, [str(one) for one in ticks])
         axis.minorticks_off()
         axis.set_xlabel("sessions in pretraining")
         axis.set_title(title, fontsize=10)

@@ -1,10 +1,10 @@
 """Families of sessions that share a law of tuning and no unit, for `bench_adapt.py` and scaling.
 
 A family is some sessions to pretrain on and one that is held out. Synthetic ones are other seeds of
-`spikedata.testing.reaching`: other units, other movements, one law. Real ones are parts of a recording:
-every part has units of its own and all of the time, cut into train, valid and test at the same moments,
-so that what is tested was never trained on by any unit. Labels of the held-out part are then of moments
-whose behaviour, but not whose spikes, the pretraining saw; they are given to every method alike.
+`spikedata.testing.reaching`: other units, other movements, one law. Real ones are parts of a
+recording: every part has units of its own and all of the time, cut into train, valid and test at
+the same moments, so that no model was trained on a moment that is tested. The labels of the
+held-out part are of moments whose behaviour the pretraining saw, beside the spikes of other units.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from spikedata.testing.reaching import make_reaching_session
 
 PARTS = "pseudo"  # dataset of the parts of a real recording
 MADE = "synthetic"
+UNITS, SPIKE_RATE = 60, 460.0  # of a synthetic session: 7.7 Hz a unit, as its defaults have
+EVERY = 4  # samples of its velocity, of which one is kept: 25 Hz, of movements below 5 Hz
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,19 @@ def part_of(recording: Recording, rows: Sequence[int] | np.ndarray, recording_id
     )
 
 
+def with_fewer_samples(recording: Recording, every: int) -> Recording:
+    """Return a recording that has one of so many samples of its targets, and no other series."""
+    series = {}
+    for name in recording.targets:
+        one = recording.series[name]
+        time = None if one.time is None else one.time[::every]
+        rate = None if one.rate is None else one.rate / every
+        series[name] = replace(one, values=one.values[::every], time=time, rate=rate)
+    return replace(recording, series=series, fingerprint="")
+
+
 def real_family(store: Store, source: Recording, scheme: str, parts: int, seed: int) -> Family:
-    """Write a recording's units as sessions into a store, dealt out at random; the first is held out.
+    """Deal a recording's units out to sessions of a store, at random; the first is held out.
 
     Parameters
     ----------
@@ -86,8 +99,10 @@ def real_family(store: Store, source: Recording, scheme: str, parts: int, seed: 
     return Family(source.recording_id, seed, tuple(names[1:]), names[0])
 
 
-def synthetic_family(store: Store, count: int, seed: int, duration: float, first: int = 0) -> Family:
-    """Write synthetic centre-out sessions into a store: `count` to pretrain on, one held out.
+def synthetic_family(store: Store, count: int, seed: int, duration: float) -> Family:
+    """Write synthetic centre-out sessions into a store: one held out, `count` to pretrain on.
+
+    Of one seed, fewer sessions are the first of more, and the held-out one is the same.
 
     Parameters
     ----------
@@ -99,16 +114,15 @@ def synthetic_family(store: Store, count: int, seed: int, duration: float, first
         Families of different seeds share no session.
     duration : float
         Of each session, in s.
-    first : int
-        Number of sessions of this seed that are passed over, beside the held-out one.
     """
     names = []
-    for number in (0, *range(1 + first, 1 + first + count)):
+    for number in range(1 + count):
         session = f"center_out_{seed}_{number}_{duration:g}s"
         names.append(f"{MADE}/{session}")
         if names[-1] not in store:
             made = make_reaching_session(
-                1000 * (seed + 1) + number, duration=duration, dataset=MADE, session=session
-            )
-            store.write(made, {})
+                1000 * (seed + 1) + number, duration=duration, units=UNITS, spike_rate=SPIKE_RATE,
+                dataset=MADE, session=session,
+            )  # fmt: skip
+            store.write(with_fewer_samples(made, EVERY), {})
     return Family(MADE, seed, tuple(names[1:]), names[0])

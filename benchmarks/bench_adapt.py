@@ -1,16 +1,18 @@
-"""Measure what pretraining is worth on a session with few labels, beside training from scratch on it.
+"""Measure what pretraining is worth on a new session with few labels, beside starting from scratch.
 
-The question: does one model, trained on several sessions, adapt to a new one, whose units it never saw,
-from few labels? For every seed a model is pretrained once on the sessions of a family
+The question: does one model, trained on several sessions, adapt to another, whose units it never
+saw, from few labels? For every seed a model is pretrained once on the sessions of a family
 (`adapt_sessions.py`). The held-out session is then learned from the first 1 %, 5 % and 20 % of its
-training split, and from all of it: by unit identification, gradual and full finetuning; from scratch, by
-the settings of the pretrained model and by a smaller one; and by a Wiener filter. All but the last keep
-the weights that were best on its split "valid", which every method has alike; R² at the last step is
-written beside. Scores are R² on all of the split "test", the mean over channels.
+training split, and from all of it: by unit identification, gradual and full finetuning; from
+scratch, by the settings of the pretrained model and by a smaller one; and by a Wiener filter. All
+but the filter keep the weights that were best on the session's split "valid", which they have
+alike; R² at the last step stands beside. Scores are R² on all of the split "test", the mean over
+channels.
 
-    python benchmarks/bench_adapt.py --store STORE --results FOLDER --out benchmarks/results/adapt.json
+    python benchmarks/bench_adapt.py --store STORE --results FOLDER \
+        --out benchmarks/results/adapt.json --figure docs/images/adapting.png
 
-Every run is kept in --results: a benchmark that was cut off, by --budget or by hand, goes on from there.
+Every run is kept in --results: what was cut off, by --budget or by hand, goes on from there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +88,7 @@ def score(one: Prediction) -> float:
 
 
 def outcome(store: Store, folder: Path) -> dict[str, object]:
-    """Return what a finished run scores on the split "test": its best weights, and its last ones."""
+    """Return what a finished run scores on the split "test", with its best and its last weights."""
     record, end = read_run(folder), load_checkpoint(folder)
     if end is None:
         raise SystemExit(f"{folder} holds no finished run: delete it, and run this again.")
@@ -226,10 +229,8 @@ def measure(store: Store, family: Family, runs: Runs, args: argparse.Namespace) 
         def draw() -> dict:
             return identify(store, family.held_out, weights_of_run(source), settings, args.steps)
 
-        try:
+        with suppress(Later):
             curve = runs.get(key, draw)["r2"]
-        except Later:
-            pass
     return label | {"pretrained": before, "rows": rows, "curve": curve}
 
 
@@ -250,7 +251,7 @@ def interval(values: Sequence[float]) -> list[float]:
 
 
 def summary(families: Sequence[dict]) -> list[dict]:
-    """Return, by family and share, R² of every method over seeds, and unit identification's lead."""
+    """Return R² of all seeds and methods by family and share, and unit identification's lead."""
     found = []
     for name in dict.fromkeys(one["family"] for one in families):
         mine = [one for one in families if one["family"] == name]
@@ -294,9 +295,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         say(f"The time is up, {runs.missing} or more runs are missing: run it again to go on.")
     settings = {name: getattr(args, name) for name in
                 ("preset", "pretrain", "adapt", "scratch", "set")}  # fmt: skip
-    return {"benchmark": "adapt", "seeds": args.seeds, "shares": args.shares, "missing": runs.missing,
-            "settings": settings, "curve_steps": list(args.steps), "published": PUBLISHED,
-            "families": families, "summary": summary(families)}  # fmt: skip
+    return {"benchmark": "adapt", "seeds": args.seeds, "shares": args.shares,
+            "missing": runs.missing, "settings": settings, "curve_steps": list(args.steps),
+            "published": PUBLISHED, "families": families, "summary": summary(families)}  # fmt: skip
 
 
 def show(result: dict) -> None:

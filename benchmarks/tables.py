@@ -1,4 +1,4 @@
-"""Write the tables of README.md and benchmarks/README.md from the files in results/.
+"""Write the tables of README.md and of docs and benchmarks from the files in results/.
 
 python benchmarks/tables.py            # rewrite what stands between the markers
 python benchmarks/tables.py --check    # exit 1 if a table is not what the results say
@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tables_adapt import adapt_table, scaling_table
 from tables_model import ablation_table, aim_rows, train_table, useful_table
 
 HERE = Path(__file__).resolve().parent
-DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
+DOCUMENTS = (
+    HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "adapting.md",
+)  # fmt: skip
 
 
 def sample_table(result: dict) -> str:
@@ -229,6 +232,7 @@ TABLES = {
     "sample": sample_table, "learning": learning_table, "fetch": fetch_table,
     "ingest": ingest_table, "sampler": sampler_table, "train": train_table,
     "train-cuda": train_table, "useful": useful_table, "ablation": ablation_table,
+    "adapt": adapt_table, "scaling": scaling_table,
 }  # fmt: skip
 
 

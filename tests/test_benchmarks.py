@@ -23,12 +23,15 @@ from spikedata_model.config import load_config
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import bench_ablation  # noqa: E402  its folder had to be found first
+import adapt_sessions  # noqa: E402  its folder had to be found first
+import bench_ablation  # noqa: E402
+import bench_adapt  # noqa: E402
 import bench_fetch  # noqa: E402
 import bench_ingest  # noqa: E402
 import bench_learning  # noqa: E402
 import bench_sample  # noqa: E402
 import bench_sampler  # noqa: E402
+import bench_scaling  # noqa: E402
 import bench_train  # noqa: E402
 import learning_runs  # noqa: E402
 import sampler_floor  # noqa: E402
@@ -235,6 +238,125 @@ def test_an_aim_of_training_is_judged_against_the_same_case_of_torch_brain() -> 
         "times torch_brain's windows per second, 1.3M, training, bfloat16": (5.0, True),
         "of torch_brain's peak memory, 1.3M, training, bfloat16": (0.25, True),
     }  # fmt: skip
+
+
+TINY_MODEL = ["--preset", "smoke", "--synthetic-seconds", "40", "--set", "train.threads=1",
+              "--adapt", "train.steps=4", "train.evaluate_every=2"]  # fmt: skip
+
+
+def test_the_parts_of_a_recording_have_all_of_its_spikes_and_no_unit_in_common(
+    store: Store, tmp_path: Path
+) -> None:
+    source = make_recording(seed=0, units=7)
+    made = Store(tmp_path / "parts", create=True)
+    family = adapt_sessions.real_family(made, source, "chronological", 3, 5)
+    parts = [made[name] for name in (family.held_out, *family.pretraining)]
+    spikes = {
+        str(name).removeprefix(f"{part.recording_id}/"): part.spike_time[part.spike_unit == row]
+        for part in parts
+        for row, name in enumerate(part.unit_ids)
+    }
+
+    assert [part.n_units for part in parts] == [3, 2, 2]
+    assert set(spikes) == set(source.unit_ids)
+    for row, name in enumerate(source.unit_ids):
+        assert np.array_equal(spikes[str(name)], source.spike_time[source.spike_unit == row])
+    assert len({str(name) for part in parts for name in part.unit_ids}) == source.n_units
+    assert all(part.splits == source.splits and part.series == source.series for part in parts)
+    assert adapt_sessions.real_family(made, source, "chronological", 3, 6) != family
+
+
+def test_fewer_samples_are_some_of_the_samples_at_their_times() -> None:
+    source = make_recording(seed=0)
+    thinned = adapt_sessions.with_fewer_samples(source, 4).series["velocity"]
+
+    assert np.allclose(thinned.times(), source.series["velocity"].times()[::4])
+    assert np.array_equal(thinned.values, source.series["velocity"].values[::4])
+
+
+def test_families_of_two_seeds_share_no_session_and_fewer_sessions_are_the_first(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path, create=True)
+    one, more, other = (
+        adapt_sessions.synthetic_family(store, count, seed, 20.0)
+        for count, seed in ((1, 0), (2, 0), (1, 1))
+    )
+    trains = {name: store[name].spike_time for name in store}
+
+    assert more.held_out == one.held_out
+    assert more.pretraining[:1] == one.pretraining
+    assert one.held_out not in more.pretraining
+    assert not {other.held_out, *other.pretraining} & {more.held_out, *more.pretraining}
+    assert len({len(spikes) for spikes in trains.values()}) == len(trains) == 5
+
+
+def test_the_adaptation_benchmark_scores_every_method_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, figure = tmp_path / "adapt.json", tmp_path / "adapt.png"
+    arguments = [*TINY_MODEL, "--families", "synthetic", "--seeds", "0", "1", "--sessions", "1",
+                 "--shares", "0.5", "--steps", "0", "2", "4", "--pretrain", "train.steps=2",
+                 "--scratch", "train.steps=2", "train.evaluate_every=2", "--results",
+                 str(tmp_path / "results"), "--out", str(out)]  # fmt: skip
+    bench_adapt.main([*arguments, "--budget", "0"])
+    unfinished = json.loads(out.read_text())
+    bench_adapt.main(arguments)
+    result = json.loads(out.read_text())
+    for name in ("train", "finetune", "wiener_predict"):
+        monkeypatch.setattr(bench_adapt, name, None)  # nothing is done a second time
+    bench_adapt.main([*arguments, "--figure", str(figure)])
+    (row,) = result["summary"]
+    table = tables.adapt_table(result)
+
+    assert (unfinished["missing"], unfinished["families"]) == (2, [])
+    assert result["missing"] == 0
+    assert set(row["r2"]) == {"Wiener filter", *bench_adapt.MODES, *bench_adapt.SCRATCH}
+    assert all(len(values) == 2 for values in row["r2"].values())
+    assert len(result["families"][0]["curve"]) == 3
+    assert json.loads(out.read_text())["families"] == result["families"]
+    assert "| `synthetic` | 50 % |" in table
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_lead_is_over_the_better_model_from_scratch_of_the_same_seed() -> None:
+    def family(seed: int, **r2: float) -> dict:
+        names = {"unit": "unit-id", "same": "scratch", "small": "scratch, small"}
+        rows = [{"method": names[name], "share": 0.05, "r2": one} for name, one in r2.items()]
+        return {"family": "made", "seed": seed, "rows": rows}
+
+    (found,) = bench_adapt.summary(
+        [family(0, unit=0.7, same=0.1, small=0.4), family(1, unit=0.5, same=0.6, small=0.2)]
+    )
+
+    assert found["lead"] == pytest.approx([0.3, -0.1])
+
+
+def test_the_interval_is_that_of_students_t() -> None:
+    """Student 1908 tabulates it; of 0, 1 and 2 the deviation is 1: 4.303 over the root of 3."""
+    assert bench_adapt.interval([0.0, 1.0, 2.0]) == pytest.approx([1.0, -1.4843, 3.4843], abs=1e-4)
+    assert bench_adapt.interval([0.5]) == [0.5, 0.5, 0.5]
+
+
+def test_the_scaling_study_trains_every_size_on_every_number_of_sessions(tmp_path: Path) -> None:
+    out, figure = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    arguments = [*TINY_MODEL, "--sizes", "small", "middle", "--sessions", "1", "2", "--share", "1",
+                 "--pretrain", "train.epochs=1", "--results", str(tmp_path / "results"),
+                 "--out", str(out), "--figure", str(figure)]  # fmt: skip
+    bench_scaling.main(arguments)
+    result = json.loads(out.read_text())
+    steps = {(row["size"], row["sessions"]): row["steps"] for row in result["rows"]}
+
+    assert len(result["rows"]) == 4
+    assert steps["small", 1] < steps["small", 2] == steps["middle", 2]
+    assert result["rows"][0]["parameters"] < result["rows"][1]["parameters"]
+    assert "| small |" in tables.scaling_table(result)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("setting", bench_scaling.SIZES.values())
+def test_every_size_is_a_setting_that_there_is(setting: str) -> None:
+    assert load_config("poyo-compact", setting.split()) != load_config("poyo-compact")
 
 
 def test_a_table_without_a_result_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
