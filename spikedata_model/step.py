@@ -52,7 +52,7 @@ class Whole:
     @staticmethod
     def of(tokens: Tokens) -> Whole:
         """Return the facts of a batch with these tokens."""
-        used = (one.unique() for one in (tokens.unit_T, tokens.recording_B))
+        used = (_distinct(one) for one in (tokens.unit_T, tokens.recording_B))
         rows = dict(zip(TABLES, used, strict=True))
         return Whole(len(tokens.recording_B), len(tokens.unit_T), rows)
 
@@ -92,6 +92,16 @@ class Inputs:
     def n_tokens(self) -> int:
         """Tokens of the whole batch."""
         return len(self.tokens.unit_T) if self.whole is None else self.whole.n_tokens
+
+
+def _distinct(row_T: torch.Tensor) -> torch.Tensor:
+    """Return the distinct values of rows, ascending; without sorting them."""
+    if len(row_T) == 0:
+        return row_T
+    low, high = (int(one) for one in row_T.aminmax())
+    there = torch.zeros(high - low + 1, dtype=torch.bool, device=row_T.device)
+    there[row_T.long() - low] = True
+    return there.nonzero()[:, 0].to(row_T.dtype) + low
 
 
 def prepare_inputs(
