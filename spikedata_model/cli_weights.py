@@ -1,16 +1,21 @@
-"""Commands for weights that others trained, or are to use: `import-weights`, `export-weights`."""
+"""Commands for weights that others trained, or are to use; torch is loaded when they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spikedata.cli import JsonOption
-from spikedata.console import print_json, print_table, say
+from spikedata.cli import CacheOption, JsonOption, StoreOption, store_path
+from spikedata.console import format_bytes, print_json, print_table, say
+from spikedata.store import Store
 
-__all__ = ["export_weights", "import_weights"]
+if TYPE_CHECKING:
+    from spikedata_model.exporting import Named
+    from spikedata_model.weights import Weights
+
+__all__ = ["export_decoder", "export_weights", "import_weights"]
 
 
 def import_weights(
@@ -92,3 +97,75 @@ def export_weights(
             f"kept under 'spikedata' in the file, where `spikedata import-weights {out} --target "
             f"{weights.model.targets[0]}` finds them."
         )
+
+
+def export_decoder(
+    source: Annotated[Path, typer.Argument(help="The folder of a run, or a weights file.")],
+    out: Annotated[Path, typer.Option(help="File to write: NAME.pt2 for torch, or NAME.onnx.")],
+    recording: Annotated[
+        str | None, typer.Option(help="Only the rows of this recording and its units.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="Of matrix products. [default: the run's; float32 of a file]"),
+    ] = None,
+    cache: CacheOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a decoder as a program that runs without spikedata, by torch.export or as ONNX.
+
+    Names and units of the channels come from the recordings, where the store has them.
+    """
+    from spikedata_model.checkpoint import read_run
+    from spikedata_model.exporting import export_decoder as export
+    from spikedata_model.exporting import weights_of_recording
+    from spikedata_model.weights import load_weights, weights_of_run
+
+    weights = weights_of_run(source) if source.is_dir() else load_weights(source)
+    if precision is None:
+        precision = read_run(source).config.train.precision if source.is_dir() else "float32"
+    if recording is not None:
+        weights = weights_of_recording(weights, recording)
+    folder = store_path(store, cache)
+    named = _names(weights, Store(folder)) if store is not None or folder.is_dir() else {}
+    written = export(out, weights, named, precision)
+    units, recordings = weights.vocabulary.unit_ids, weights.vocabulary.recording_ids
+    if as_json:
+        print_json(
+            {
+                "decoder": str(out),
+                "bytes": written.size,
+                "precision": precision,
+                "units": len(units),
+                "recordings": len(recordings),
+                "targets": weights.model.channels,
+                "named_recordings": len(named),
+                "scaled_recordings": len(weights.scales),
+                "compared_windows": written.windows,
+                "largest_difference": written.difference,
+            }
+        )
+        return
+    say(
+        f"Wrote {out} ({format_bytes(written.size)}) for {len(units)} units of {len(recordings)} "
+        f"recordings: {', '.join(weights.model.targets)}. On {written.windows} windows it differs "
+        f"from the model in float32 by {written.difference:.1g} at most."
+    )
+    for what, known in (("Scales", len(weights.scales)), ("Names of channels", len(named))):
+        if known < len(recordings):
+            say(f"{what} are known of {known} of {len(recordings)} recordings.")
+
+
+def _names(weights: Weights, store: Store) -> dict[str, dict[str, Named]]:
+    """Return what the channels are called in those recordings that the store has."""
+    from spikedata_model.exporting import Named
+
+    there, named = set(store), {}
+    for one in weights.vocabulary.recording_ids:
+        series = store[one].series if one in there else {}
+        held = {name: Named(series[name].unit, tuple(series[name].columns))
+                for name in weights.model.targets if name in series}  # fmt: skip
+        if held:
+            named[one] = held
+    return named

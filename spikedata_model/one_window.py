@@ -52,7 +52,7 @@ class OneWindow(nn.Module):
     sin_WL: torch.Tensor
     back_WL: torch.Tensor
     q_HLD: torch.Tensor
-    frequency_W: torch.Tensor
+    rate_W: torch.Tensor
     table_PX: torch.Tensor | None
 
     def __init__(self, model: Poyo, unit_rows: Sequence[int] | None = None) -> None:
@@ -68,7 +68,8 @@ class OneWindow(nn.Module):
             self.decoder, self.decoder_ffn = _Cross(model.decoder), _Feed(model.decoder_ffn)
             latent_JE = model.latent_embedding.weight
             latent_LE = latent_JE.repeat(len(model.latent_time_L) // len(latent_JE), 1)
-            cos_WL, sin_WL = (one.t() for one in _turns(model.latent_time_L, model.frequency_F))
+            rate_W = model.frequency_F.double() / (2 * math.pi)
+            cos_WL, sin_WL = (one.t() for one in _turns(model.latent_time_L, rate_W))
             q_HDL = _turned(self.encoder.queries(latent_LE), (cos_WL, sin_WL), -2)
             table_PX = None
             if unit_rows is not None:
@@ -77,7 +78,7 @@ class OneWindow(nn.Module):
                 pair_PE = (model.type_embedding.weight[:, None] + unit_UE).flatten(0, 1)
                 table_PX = self.encoder.keys_values(pair_PE).flatten(0, 1).t().float()
         _keep(self, latent_LE=latent_LE, cos_WL=cos_WL, sin_WL=sin_WL, back_WL=-sin_WL,
-              q_HLD=q_HDL.mT, table_PX=table_PX, frequency_W=model.frequency_F)  # fmt: skip
+              q_HLD=q_HDL.mT, table_PX=table_PX, rate_W=rate_W)  # fmt: skip
 
     def forward(
         self,
@@ -113,7 +114,7 @@ class OneWindow(nn.Module):
         for mix, ffn in self.processor:  # type: ignore[misc]  # pairs by construction
             z_LE = z_LE + mix(z_LE, turn, back)
             z_LE = z_LE + ffn(z_LE)
-        cos_KW, sin_KW = _turns(query_time_K, self.frequency_W)
+        cos_KW, sin_KW = _turns(query_time_K, self.rate_W)
         x_KE = self.recording_embedding(recording).expand(query_time_K.shape[0], -1)
         q_HDK = _turned(self.decoder.queries(x_KE), (cos_KW.t(), sin_KW.t()), -2)
         k_HDL, v_HDL = self.decoder.keys_values(z_LE).chunk(2)
@@ -133,7 +134,7 @@ class OneWindow(nn.Module):
         else:
             n_units = self.table_PX.shape[0] // self.n_types
             kv_TX = self.table_PX.index_select(0, type_T * n_units + unit_T)
-        cos_TW, sin_TW = _turns(time_T, self.frequency_W)
+        cos_TW, sin_TW = _turns(time_T, self.rate_W)
         turn = (cos_TW.unsqueeze(1), sin_TW.unsqueeze(1))
         kv_TGD = _turned(kv_TX.unflatten(-1, (2 * encoder.heads, -1)), turn, -1)
         k_HTD, v_HTD = kv_TGD.to(encoder.dtype).transpose(0, 1).chunk(2)
@@ -266,12 +267,13 @@ def _ordered(weight_XE: torch.Tensor, heads: int, turned: bool = True) -> torch.
     return torch.cat(parts, dim=1).flatten(0, 1)
 
 
-def _turns(time_N: torch.Tensor, frequency_W: torch.Tensor) -> Turn:
-    """Return cosine and sine of each pair's turn, (N, W), float32.
+def _turns(time_N: torch.Tensor, rate_W: torch.Tensor) -> Turn:
+    """Return cosine and sine of each pair's turn, (N, W), float32; rates in turns a second.
 
     Angles are float64 until whole turns are taken off them, as in `spikedata_model.rotary.phases`.
+    Rates come as a tensor: ONNX would round a number that stands here to float32.
     """
-    turns_NW = time_N.double().unsqueeze(-1) * (frequency_W.double() / (2 * math.pi))
+    turns_NW = time_N.double().unsqueeze(-1) * rate_W
     angle_NW = (2 * math.pi * (turns_NW - turns_NW.round())).float()
     return angle_NW.cos(), angle_NW.sin()
 
@@ -285,7 +287,7 @@ def _turned(x: torch.Tensor, turn: Turn, dim: int) -> torch.Tensor:
     pairs = cos.shape[dim]
     turning = x.narrow(dim, 0, 2 * pairs).float()  # in float32 a view
     first, second = turning.narrow(dim, 0, pairs), turning.narrow(dim, pairs, pairs)
-    if torch.compiler.is_compiling():  # exported too: a program without side effects
+    if torch.compiler.is_compiling() or x.requires_grad:  # compiling is exporting too
         turning = torch.cat([first * cos - second * sin, first * sin + second * cos], dim)
         rest = x.narrow(dim, 2 * pairs, x.shape[dim] - 2 * pairs)
         return torch.cat([turning.to(x.dtype), rest], dim)
