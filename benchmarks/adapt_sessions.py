@@ -121,7 +121,7 @@ def synthetic_family(store: Store, count: int, seed: int, duration: float) -> Fa
         names.append(f"{MADE}/{session}")
         if names[-1] not in store:
             made = make_reaching_session(
-                1000 * (seed + 1) + number, duration=duration, units=UNITS, spike_rate=SPIKE_RATE,
+                100_000 * (seed + 1) + number, duration=duration, units=UNITS, spike_rate=SPIKE_RATE,
                 dataset=MADE, session=session,
             )  # fmt: skip
             store.write(with_fewer_samples(made, EVERY), {})
