@@ -18,10 +18,8 @@ from tests.spikedata_model.test_published import save_theirs
 from tests.spikedata_model.test_untrusted import gadgets
 
 COMMANDS = [
-    EntryPoint(
-        f"{name}-weights", f"spikedata_model.cli_weights:{name}_weights", "spikedata.commands"
-    )
-    for name in ("import", "export")
+    EntryPoint(name, f"spikedata_model.cli_weights:{name.replace('-', '_')}", "spikedata.commands")
+    for name in ("import-weights", "export-weights", "export-decoder")
 ]
 
 
@@ -132,6 +130,57 @@ def test_the_wrong_target_of_our_own_checkpoint_is_refused(spikedata):
     assert not Path("w.safetensors").exists()
 
 
+def header_of(path: str) -> dict:
+    extra = {"decoder.json": ""}
+    torch.export.load(path, extra_files=extra)
+    return json.loads(extra["decoder.json"])
+
+
+def test_the_decoder_of_a_run_is_exported_with_what_the_store_calls_its_channels(
+    spikedata, store, tmp_path
+):
+    ended = spikedata("export-decoder run --out decoder.pt2 --store store")
+    header, weights = header_of("decoder.pt2"), weights_of_run(Path("run"))
+    hand = {"hand": {"unit": "mm/s", "columns": ["x", "y"]}}
+
+    assert ended.code == 0
+    assert "for 7 units of 2 recordings: hand" in ended.err
+    assert "are known of" not in ended.err
+    assert header["series"] == {"lab/a": hand, "lab/b": hand}
+    assert list(header["scales"]) == ["lab/a", "lab/b"]
+    assert header["unit_ids"] == list(weights.vocabulary.unit_ids)
+    assert header["provenance"]["kind"] == "spikedata run"
+
+
+def test_what_is_not_known_of_a_decoder_is_said(spikedata, monkeypatch):
+    """Here no store, and weights that came without scales."""
+    monkeypatch.setenv("SPIKEDATA_CACHE", "nowhere")
+    save_theirs(Path("theirs.ckpt"))
+    spikedata("import-weights theirs.ckpt --target velocity --out w.safetensors")
+    ended = spikedata("export-decoder w.safetensors --out decoder.pt2")
+
+    assert ended.code == 0
+    assert "Scales are known of 0 of 2 recordings." in ended.err
+    assert "Names of channels are known of 0 of 2 recordings." in ended.err
+
+
+def test_json_of_an_exported_decoder_of_one_recording(spikedata, store):
+    ended = spikedata(
+        "export-decoder run --out decoder.pt2 --store store --recording lab/b --precision bfloat16 "
+        "--json"
+    )
+    shown = json.loads(ended.out)
+
+    assert 0 < shown.pop("largest_difference") < 0.1
+    assert shown == {
+        "decoder": "decoder.pt2", "bytes": Path("decoder.pt2").stat().st_size,
+        "precision": "bfloat16", "units": 3, "recordings": 1, "targets": {"hand": 2},
+        "named_recordings": 1, "scaled_recordings": 1, "compared_windows": 4,
+    }  # fmt: skip
+    assert header_of("decoder.pt2")["precision"] == "bfloat16"
+    assert header_of("decoder.pt2")["recording_ids"] == ["lab/b"]
+
+
 def damaged(path: Path) -> None:
     save_theirs(path)
     path.write_bytes(path.read_bytes()[:-200])
@@ -159,6 +208,9 @@ def hostile(path: Path) -> None:
         ("export-weights x --out w.safetensors", None, "There is no file x"),
         ("export-weights x --out w.safetensors", save_theirs, "x is no weights file of spikedata"),
         ("export-weights . --out w.safetensors", None, "There is no run in ."),
+        ("export-decoder x --out w.safetensors", None, "There is no file x"),
+        ("export-decoder run --out w.pt2 --recording lab/c", None, "knows no recording 'lab/c'"),
+        ("export-decoder run --out w.pt2 --store no", None, "There is no store at"),
     ],
 )
 def test_a_failure_is_one_sentence_and_leaves_nothing(
@@ -175,7 +227,29 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", ["import-weights x --out w.safetensors", "export-weights", "import-w"]
+    ("arguments", "says"),
+    [
+        ("--out decoder.pt", "ends neither in .pt2"),
+        ("--out no/decoder.pt2", "There is no folder no"),
+        ("--out x.onnx --precision bfloat16", "no matrix products in bfloat16"),
+    ],
+)
+def test_a_request_for_no_program_ends_with_2(spikedata, arguments, says):
+    ended = spikedata(f"export-decoder run {arguments}")
+
+    assert ended.code == 2
+    assert says in sentence_of(ended)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "import-weights x --out w.safetensors",
+        "export-weights",
+        "import-w",
+        "export-decoder run",
+        "export-decoder run --out x.pt2 --precision float16",
+    ],
 )
 def test_a_command_line_that_makes_no_sense_ends_with_2(spikedata, arguments):
     ended = spikedata(arguments)
