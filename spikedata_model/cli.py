@@ -122,23 +122,29 @@ def show_end(store: Store, out: Path, end: Checkpoint, split: Split | None, as_j
 def evaluate(
     run: RunArgument,
     split: Annotated[Split, typer.Option(help="Which part of the recordings.")] = "test",
+    causal: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Decode as in real time, a step of so many seconds at a time."
+        ),
+    ] = None,
     cache: CacheOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run on held-out time, beside a Wiener filter on the same samples."""
-    scores = _score(Store(store_path(store, cache)), run, split)
+    scores = _score(Store(store_path(store, cache)), run, split, causal)
     if as_json:
         print_json(json.loads(scores.model_dump_json()))  # which has null for nan
     else:
         _print_scores(scores, run)
 
 
-def _score(store: Store, run: Path, split: Split) -> Evaluation:
+def _score(store: Store, run: Path, split: Split, causal: float | None = None) -> Evaluation:
     from spikedata_model.evaluate import evaluate as score
 
     with progress_bar() as progress:
-        return score(store, run, split=split, progress=progress)
+        return score(store, run, split=split, causal=causal, progress=progress)
 
 
 def _print_scores(scores: Evaluation, run: Path) -> None:
@@ -153,12 +159,15 @@ def _print_scores(scores: Evaluation, run: Path) -> None:
         for name, (poyo, wiener, poyo_whole, wiener_whole) in pairs.items():
             whole = [poyo_whole, wiener_whole] if parts else []
             rows.append([one.recording_id, name, *where, poyo, wiener, poyo - wiener, *whole])
+    how = "" if scores.causal is None else f", causal, every {scores.causal:g} s"
     print_table(
-        f"R² on the split '{scores.split}' ({run})",
+        f"R² on the split '{scores.split}'{how} ({run})",
         ["recording", "target", *(["scored on"] if parts else []), "POYO", "Wiener filter",
          "difference", *(["POYO, whole split", "Wiener filter, whole split"] if parts else [])],
         rows,
     )  # fmt: skip
+    if scores.causal is not None:
+        return  # the report shows the other evaluation
     say(
         f"Next: spikedata report {run}"
         + (f" --split {scores.split}" if scores.split != "test" else "")

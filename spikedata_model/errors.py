@@ -4,6 +4,7 @@ SpikedataError
 ├── ConfigError (ValueError)            a preset, a setting or a run folder is wrong
 ├── VocabularyError (KeyError)          a unit or a recording that the model does not know
 ├── CheckpointError (OSError)           a checkpoint is missing, damaged or of another run
+├── DecodingError (ValueError)          spikes or times that a live decoder cannot take
 └── TrainingError (ArithmeticError)     a training ran away, so that going on would be in vain
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from spikedata.errors import SpikedataError
 
-__all__ = ["CheckpointError", "ConfigError", "TrainingError", "VocabularyError"]
+__all__ = ["CheckpointError", "ConfigError", "DecodingError", "TrainingError", "VocabularyError"]
 
 
 class ConfigError(SpikedataError, ValueError):
@@ -32,3 +33,7 @@ class VocabularyError(SpikedataError, KeyError):
 
 class CheckpointError(SpikedataError, OSError):
     """A checkpoint is missing, damaged or of another run."""
+
+
+class DecodingError(SpikedataError, ValueError):
+    """Spikes or times that a live decoder cannot take."""

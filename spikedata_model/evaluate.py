@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -20,6 +18,7 @@ from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.baselines import wiener_predict
 from spikedata_model.card import read_card, write_card
+from spikedata_model.causal import causal_sums
 from spikedata_model.checkpoint import load_checkpoint, pick_device, read_run, run_hash
 from spikedata_model.config import Config, recipe_of
 from spikedata_model.data import RunData
@@ -27,46 +26,26 @@ from spikedata_model.distributed import World
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.journal import has_stalled
 from spikedata_model.poyo import Poyo
+from spikedata_model.predictions import Prediction, write_predictions
 from spikedata_model.tokenizer import Tokens
 from spikedata_model.weights import weights_of_run
 from spikedata_model.workers import Workers
 
-__all__ = ["Evaluation", "Prediction", "Score", "evaluate", "infer", "predict", "r2_score"]
+__all__ = [
+    "Evaluation",
+    "Prediction",
+    "Score",
+    "evaluate",
+    "infer",
+    "predict",
+    "predict_causal",
+    "r2_score",
+]
 
 Part = tuple[str, str, int, np.ndarray]
 """Recording, target, first sample, and values of some samples, shape (K, C)."""
 
 STRIDE = 0.5  # of the context between windows: every sample is predicted about twice
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a decoder says of one target of one recording.
-
-    Parameters
-    ----------
-    recording_id, target : str
-        What was decoded.
-    columns : tuple of str, length C
-        Channels of the target.
-    unit : str
-        Unit of the values.
-    time : ndarray, shape (S,), float64
-        Sample times on the recording's clock; each sample of the split exactly once.
-    truth, predicted : ndarray, shape (S, C), float64
-        Measured and decoded values.
-    scored : ndarray, shape (S,), bool
-        Which samples lie where the recording's recipe scores; all without one.
-    """
-
-    recording_id: str
-    target: str
-    columns: tuple[str, ...]
-    unit: str
-    time: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
-    scored: np.ndarray
 
 
 # JSON has no nan: the R² of a channel that does not change is null in a file.
@@ -121,6 +100,7 @@ class Evaluation(BaseModel):
     spikedata_version: str = __version__
     run: str  # SHA-256 of the run.json that was scored
     split: Literal["train", "valid", "test"]
+    causal: float | None = None  # s from one window's end to the next; None: windows all around
     step: int
     scores: tuple[Score, ...]
 
@@ -236,6 +216,18 @@ def predict(
     ]
 
 
+def predict_causal(
+    model: Poyo, data: RunData, config: Config, split: str, step: float, *,
+    workers: Workers | None = None, progress: Progress = silent,
+) -> list[Prediction]:  # fmt: skip
+    """Return what a live decoder, asked every `step` seconds, says of every sample of a split.
+
+    Parameters and errors are those of `spikedata_model.causal.causal_sums`.
+    """
+    sums = causal_sums(model, data, config, split, step, workers=workers, progress=progress)
+    return [_finish(data, *key, one) for key, one in sums.items() if one[:, -1].any()]
+
+
 def infer(model: Poyo, tokens: Tokens, workers: Workers) -> dict[str, torch.Tensor]:
     """Return what `model` returns, without a derivative, with windows shared by the workers."""
 
@@ -283,12 +275,14 @@ def evaluate(
     folder: Path,
     *,
     split: Literal["train", "valid", "test"] = "test",
+    causal: float | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score a run and a Wiener filter on the same samples, and write both beside the run.
 
-    Writes ``evaluation-<split>.json`` and ``predictions-<split>.arrow`` (columns recording_id,
-    target, channel, unit, time in seconds, scored, truth, poyo, wiener).
+    Writes ``evaluation-<split>.json`` and ``predictions-<split>.arrow``, see `write_predictions`.
+    With `causal`, seconds, the run decodes as in real time (`predict_causal`) and the filter counts
+    the past alone; the files are then ``evaluation-<split>-causal.json`` and so on.
 
     Raises
     ------
@@ -309,7 +303,10 @@ def evaluate(
     data = record.data(store)
     weights = weights_of_run(folder)
     model = weights.model.to(pick_device(settings.device))
-    predictions = predict(model, data, record.config, split, progress=progress)
+    if causal is None:
+        predictions = predict(model, data, record.config, split, progress=progress)
+    else:
+        predictions = predict_causal(model, data, record.config, split, causal, progress=progress)
     if not predictions:
         raise ConfigError(
             f"No target of this run has samples in the split '{split}'; score another with --split."
@@ -319,20 +316,25 @@ def evaluate(
         progress("fitting the Wiener filter", done, len(predictions))
         recording = data.recordings[one.recording_id]  # with no more labels than the model had
         train = recording.split("train", data.scheme)
-        baseline = wiener_predict(recording, one.target, train, recording.split(split, data.scheme))
+        baseline = wiener_predict(
+            recording, one.target, train, recording.split(split, data.scheme),
+            causal=causal is not None,
+        )  # fmt: skip
         baselines.append(baseline)
         recipe = recipe_of(one.recording_id, data.recipes)
         scores.append(_score(one, baseline, None if recipe is None else recipe.evaluate_on))
         progress("fitting the Wiener filter", done + 1, len(predictions))
     evaluation = Evaluation(
-        run=run_hash(folder), split=split, step=int(weights.about["step"]), scores=tuple(scores)
-    )
-    _write_predictions(folder / f"predictions-{split}.arrow", predictions, baselines)
+        run=run_hash(folder), split=split, causal=causal, step=int(weights.about["step"]),
+        scores=tuple(scores),
+    )  # fmt: skip
+    name = split if causal is None else f"{split}-causal"
+    write_predictions(folder / f"predictions-{name}.arrow", predictions, baselines)
     card = read_card(folder)
     if card is not None:
         means = {f"{one.recording_id} {one.target}": one.mean_r2 for one in scores}
-        write_card(folder, card.with_evaluation(split, means))
-    write_whole(folder / f"evaluation-{split}.json", evaluation.model_dump_json(indent=1) + "\n")
+        write_card(folder, card.with_evaluation(name, means))
+    write_whole(folder / f"evaluation-{name}.json", evaluation.model_dump_json(indent=1) + "\n")
     return evaluation
 
 
@@ -362,30 +364,3 @@ def _angle_error(truth: np.ndarray, predicted: np.ndarray) -> float:
     angle, decoded = (np.arctan2(one[:, 1], one[:, 0]) for one in (truth, predicted))
     wrapped = np.angle(np.exp(1j * (decoded - angle)))
     return float(np.degrees(np.median(np.abs(wrapped))))
-
-
-def _write_predictions(
-    path: Path, predictions: list[Prediction], baselines: list[np.ndarray]
-) -> None:
-    tables = []
-    for one, baseline in zip(predictions, baselines, strict=True):
-        for row, channel in enumerate(one.columns):
-            same = {"recording_id": one.recording_id, "target": one.target, "channel": channel,
-                    "unit": one.unit}  # fmt: skip
-            columns = {
-                name: pa.array([text] * len(one.time)).dictionary_encode()
-                for name, text in same.items()
-            }
-            columns |= {
-                "time": pa.array(one.time),
-                "scored": pa.array(one.scored),
-                "truth": pa.array(np.ascontiguousarray(one.truth[:, row])),
-                "poyo": pa.array(np.ascontiguousarray(one.predicted[:, row])),
-                "wiener": pa.array(np.ascontiguousarray(baseline[:, row])),
-            }
-            tables.append(pa.table(columns))
-    table = pa.concat_tables(tables).unify_dictionaries()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_whole(path, sink.getvalue().to_pybytes())

@@ -481,6 +481,7 @@ def test_formats_screens_and_torch_stay_where_they_belong():
                 )
             ),
             "spikedata_model.cli",
+            "spikedata_model.cli_adapt",
             "spikedata_model.cli_weights",
         },
         "matplotlib": {"spikedata_model.figures"},

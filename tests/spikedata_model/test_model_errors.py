@@ -7,7 +7,13 @@ import pickle
 import pytest
 
 from spikedata.errors import SpikedataError
-from spikedata_model.errors import CheckpointError, ConfigError, TrainingError, VocabularyError
+from spikedata_model.errors import (
+    CheckpointError,
+    ConfigError,
+    DecodingError,
+    TrainingError,
+    VocabularyError,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +22,7 @@ from spikedata_model.errors import CheckpointError, ConfigError, TrainingError, 
         (ConfigError, ValueError, 2),
         (VocabularyError, KeyError, 1),
         (CheckpointError, OSError, 1),
+        (DecodingError, ValueError, 1),
         (TrainingError, ArithmeticError, 1),
     ],
 )
@@ -25,7 +32,9 @@ def test_an_error_is_one_of_ours_and_the_nearest_builtin(error, builtin, exit_co
     assert error.exit_code == exit_code
 
 
-@pytest.mark.parametrize("error", [ConfigError, VocabularyError, CheckpointError, TrainingError])
+@pytest.mark.parametrize(
+    "error", [ConfigError, VocabularyError, CheckpointError, DecodingError, TrainingError]
+)
 def test_a_message_is_shown_as_it_was_written_and_survives_pickling(error):
     """A KeyError would show it in quotes."""
     one = error("No unit 'x'.")
