@@ -45,6 +45,7 @@ from spikedata_model.weights import Weights, weights_of_run
 MODES = ("unit-id", "gradual", "full")
 SCRATCH = {"scratch": "", "scratch, small": "model.dim=64 model.depth=1 model.dim_head=16"}
 WIENER = "Wiener filter"
+METHODS = (WIENER, "unit-id", *SCRATCH, "full", "gradual")  # in the order in which they run
 REAL = ("stevenson2011/random_target", "tuning")  # recording, and its scheme 0.7 / 0.1 / 0.2
 SHARES = (0.01, 0.05, 0.2, 1.0)
 CURVE = (0, 50, 100, 200, 300, 500, 1000)
@@ -184,21 +185,21 @@ def methods(
 ) -> Iterator[tuple[dict[str, object], Callable[[], dict]]]:
     """Yield what each row depends on, and the work."""
     shared = [*args.set, f"train.seed={family.seed}", 'train.keep="best"']
-    for share in args.shares:
-        key = {"method": WIENER, "share": share}
-        yield key, partial(wiener, store, family.held_out, share)
-        for mode in MODES:
+    for name, share in ((name, share) for name in METHODS for share in args.shares):
+        key: dict[str, object] = {"method": name, "share": share}
+        if name == WIENER:
+            yield key, partial(wiener, store, family.held_out, share)
+        elif name in MODES:
             settings = [*args.adapt, *shared]
-            key = {"method": mode, "share": share, "settings": settings,
-                   "pretrain": [args.preset, *args.pretrain]}  # fmt: skip
+            key |= {"settings": settings, "pretrain": [args.preset, *args.pretrain]}
 
-            def work(mode: str = mode, share: float = share, settings: list = settings) -> dict:
+            def work(mode: str = name, share: float = share, settings: list = settings) -> dict:
                 return adapt(store, family.held_out, weights_of_run(source), mode, share, settings)
 
             yield key, work
-        for name, change in SCRATCH.items():
-            settings = [*args.scratch, *change.split(), *shared]
-            key = {"method": name, "share": share, "settings": [args.preset, *settings]}
+        else:
+            settings = [*args.scratch, *SCRATCH[name].split(), *shared]
+            key |= {"settings": [args.preset, *settings]}
             yield key, partial(scratch, store, family.held_out, args.preset, share, settings)
 
 
