@@ -30,6 +30,7 @@ __all__ = [
 
 MAX_HEADER = 100_000_000  # bytes; safetensors 0.8 reads no longer one
 MOST_TENSORS = 1 << 16  # the deepest model, 1000 layers, has 12,000
+MOST_VALUES = 1 << 21  # ids and numbers of a header: each costs far more memory than its text
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Shapes = dict[str, tuple[int, ...]]
@@ -184,11 +185,13 @@ def read_safe_file(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]
                 "import-weights`, which also reads torch_brain's checkpoints."
             )
     try:
+        content = path.read_bytes()
+        if content.count(b",", 8, 8 + length) > MOST_VALUES:
+            raise ValueError(f"its header lists more than {MOST_VALUES} values")
         with safe_open(path, "pt") as opened:
             count = len(opened.keys())
         if count > MOST_TENSORS:
             raise ValueError(f"it has {count} tensors")
-        content = path.read_bytes()
         header = json.loads(content[8 : 8 + length], object_pairs_hook=unique_keys)
         return header.get("__metadata__", {}), load(content)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:

@@ -283,6 +283,7 @@ ONE = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
         (raw("{" + ONE.replace("[1]", "[4611686018427387904,4]") + "}", b""), "is damaged"),
         (raw("{" + ONE.replace("F32", "F33") + "}", b"1234"), "is damaged"),
         (raw("{" + ONE + "}", b"1234"), "is no weights file of spikedata"),
+        (raw("{" + ONE.replace("[1]", f"[{'1,' * 5_000_000}1]") + "}", b"1234"), "than 2097152"),
         (raw('{"__metadata__":{"format":3}}'), "is damaged"),
         (raw('{"__metadata__":{"format":"x","format":"x"}}'), "is damaged"),
         (
