@@ -47,6 +47,9 @@ SCRATCH = {"scratch": "", "scratch, small": "model.dim=64 model.depth=1 model.di
 WIENER = "Wiener filter"
 METHODS = (WIENER, "unit-id", *SCRATCH, "full", "gradual")  # in the order in which they run
 REAL = ("stevenson2011/random_target", "tuning")  # recording, and its scheme 0.7 / 0.1 / 0.2
+PRETRAIN = {"synthetic": "train.steps=600", "real": "train.steps=1500"}
+"""How long a family's model is pretrained: the parts of the real recording are harder to decode."""
+
 SHARES = (0.01, 0.05, 0.2, 1.0)
 CURVE = (0, 50, 100, 200, 300, 500, 1000)
 PUBLISHED = {
@@ -166,12 +169,18 @@ def identify(
 
 def pretrain(store: Store, family: Family, folder: Path, args: argparse.Namespace) -> dict:
     """Train on the sessions of a family, or go on with it; return how well they are decoded."""
-    seed = f"train.seed={family.seed}"
-    config = load_config(args.preset, [*args.pretrain, *args.set, seed])
+    settings = [*pretraining(family, args), *args.set, f"train.seed={family.seed}"]
+    config = load_config(args.preset, settings)
     end = train(store, folder, config, recording_ids=family.pretraining)
     record, weights = read_run(folder), weights_of_run(folder)
     found = predict(weights.model, record.data(store), record.config, "test")
     return {"train_seconds": end.seconds, "steps": end.step, "r2": [score(one) for one in found]}
+
+
+def pretraining(family: Family, args: argparse.Namespace) -> list[str]:
+    """Return the settings of a family's pretraining."""
+    kind = "synthetic" if family.name == "synthetic" else "real"
+    return [*PRETRAIN[kind].split(), *args.pretrain]
 
 
 def label_of(family: Family) -> dict[str, object]:
@@ -191,7 +200,7 @@ def methods(
             yield key, partial(wiener, store, family.held_out, share)
         elif name in MODES:
             settings = [*args.adapt, *shared]
-            key |= {"settings": settings, "pretrain": [args.preset, *args.pretrain]}
+            key |= {"settings": settings, "pretrain": [args.preset, *pretraining(family, args)]}
 
             def work(mode: str = name, share: float = share, settings: list = settings) -> dict:
                 return adapt(store, family.held_out, weights_of_run(source), mode, share, settings)
@@ -205,11 +214,11 @@ def methods(
 
 def measure(store: Store, family: Family, runs: Runs, args: argparse.Namespace) -> dict | None:
     """Return all rows of a family that there was time for."""
-    label = label_of(family)
+    label, settings = label_of(family), pretraining(family, args)
     source = args.results / "pretrained" / f"{family.held_out.replace('/', '-')}"
     rows, curve = [], None
     try:
-        key = label | {"what": "pretraining", "settings": [args.preset, *args.pretrain, *args.set]}
+        key = label | {"what": "pretraining", "settings": [args.preset, *settings, *args.set]}
         before = runs.get(key, partial(pretrain, store, family, source, args))
     except Later:
         return None
@@ -223,16 +232,17 @@ def measure(store: Store, family: Family, runs: Runs, args: argparse.Namespace) 
                     | {name: value for name, value in found.items() if name != "key"})  # fmt: skip
         say(f"  {key['share']:.0%} {key['method']}: R² {found['r2']:.3f}")
     if not args.no_curve:
-        settings = [*args.set, f"train.seed={family.seed}"]
-        key = label | {"what": "curve", "settings": settings, "steps": list(args.steps),
-                       "pretrain": [args.preset, *args.pretrain]}  # fmt: skip
+        adapting = [*args.set, f"train.seed={family.seed}"]
+        key = label | {"what": "curve", "settings": adapting, "steps": list(args.steps),
+                       "pretrain": [args.preset, *settings]}  # fmt: skip
 
         def draw() -> dict:
-            return identify(store, family.held_out, weights_of_run(source), settings, args.steps)
+            return identify(store, family.held_out, weights_of_run(source), adapting, args.steps)
 
         with suppress(Later):
             curve = runs.get(key, draw)["r2"]
-    return label | {"pretrained": before, "rows": rows, "curve": curve}
+    before = {name: one for name, one in before.items() if name != "key"}
+    return label | {"settings": settings, "pretrained": before, "rows": rows, "curve": curve}
 
 
 # ------------------------------------------------------------------ summary
@@ -295,7 +305,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     if runs.missing:
         say(f"The time is up, {runs.missing} or more runs are missing: run it again to go on.")
     settings = {name: getattr(args, name) for name in
-                ("preset", "pretrain", "adapt", "scratch", "set")}  # fmt: skip
+                ("preset", "adapt", "scratch", "set")}  # fmt: skip
     return {"benchmark": "adapt", "seeds": args.seeds, "shares": args.shares,
             "missing": runs.missing, "settings": settings, "curve_steps": list(args.steps),
             "published": PUBLISHED, "families": families, "summary": summary(families)}  # fmt: skip
@@ -321,7 +331,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--synthetic-seconds", type=float, default=1200.0)
     add("--parts", type=int, default=4, help="sessions that the real recording is dealt out to")
     add("--preset", default="poyo-compact")
-    add("--pretrain", nargs="*", default=["train.steps=1000"], help="settings")
+    add("--pretrain", nargs="*", default=[], help="settings, beside those of the family")
     add("--adapt", nargs="*", default=[], help="settings, beside those of the mode")
     add("--scratch", nargs="*", default=["train.evaluate_every=25"], help="settings")
     add("--set", nargs="*", default=[], help="settings of all runs")

@@ -26,15 +26,15 @@ def adapt_table(result: dict) -> str:
     machine, settings = result["machine"], result["settings"]
     unfinished = f" {result['missing']} or more runs are missing." if result["missing"] else ""
     pretrained = "; ".join(
-        f"`{name}` {_mean(values)}" for name, values in _pretrained(result).items()
+        f"`{name}` {_mean(values)}" for name, values in pretrained_r2(result).items()
     )
     lines += [
         "\nR² on the test split, mean (range) of the seeds "
         f"{', '.join(map(str, result['seeds']))}; the last column is the mean "
         "of the difference and its 95 % interval by Student's t. "
         f"Pretrained, the models decode their own sessions' test splits with {pretrained}. "
-        f"Preset `{settings['preset']}`, pretrained with `{' '.join(settings['pretrain'])}`, from "
-        f"scratch with `{' '.join(settings['scratch'])}`, adapted with "
+        f"Preset `{settings['preset']}`, pretrained with {_lengths(result)}, from scratch "
+        f"with `{' '.join(settings['scratch'])}`, adapted with "
         f"`{' '.join(settings['adapt']) or 'the settings of the mode'}`. {machine['processor']}; "
         f"torch {result['versions']['torch']}; commit `{result['commit'][:10]}`.{unfinished}",
         "",
@@ -49,7 +49,13 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _pretrained(result: dict) -> dict[str, list[float]]:
+def _lengths(result: dict) -> str:
+    """Return the settings of each family's pretraining."""
+    found = {one["family"]: " ".join(one["settings"]) for one in result["families"]}
+    return " and ".join(f"`{settings}` (`{name}`)" for name, settings in found.items())
+
+
+def pretrained_r2(result: dict) -> dict[str, list[float]]:
     """Return R² of each family's pretrained models, the mean over their sessions."""
     found: dict[str, list[float]] = {}
     for one in result["families"]:
