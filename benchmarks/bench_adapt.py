@@ -194,7 +194,7 @@ def methods(
 ) -> Iterator[tuple[dict[str, object], Callable[[], dict]]]:
     """Yield what each row depends on, and the work."""
     shared = [*args.set, f"train.seed={family.seed}", 'train.keep="best"']
-    for name, share in ((name, share) for name in METHODS for share in args.shares):
+    for name, share in ((name, share) for name in args.methods for share in args.shares):
         key: dict[str, object] = {"method": name, "share": share}
         if name == WIENER:
             yield key, partial(wiener, store, family.held_out, share)
@@ -326,6 +326,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--families", nargs="+", default=["synthetic", "real"], choices=["synthetic", "real"])
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--shares", type=float, nargs="+", default=list(SHARES))
+    add("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     add("--steps", type=int, nargs="+", default=list(CURVE), help="of unit identification's curve")
     add("--sessions", type=int, default=6, help="synthetic sessions to pretrain on")
     add("--synthetic-seconds", type=float, default=1200.0)
