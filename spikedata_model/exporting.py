@@ -114,29 +114,35 @@ def export_decoder(
         build_model(source.config, vocabulary, source.channels, state, one)
         for one in (precision, "float32")
     )
-    header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "spikedata_version": __version__,
-        "precision": precision,
-        "context": source.config.context,
-        "token_types": {"spike": SPIKE, "start": START, "end": END},
-        "inputs": list(INPUTS),
-        "targets": source.channels,
-        "unit_ids": vocabulary.unit_ids,
-        "recording_ids": vocabulary.recording_ids,
-        "scales": {recording: {target: asdict(scale) for target, scale in scales.items()}
-                   for recording, scales in weights.scales.items()},
-        "series": {recording: {target: asdict(one) for target, one in series.items()}
-                   for recording, series in (named or {}).items()},
-        "provenance": None if weights.provenance is None else weights.provenance.model_dump(),
-        "about": weights.about,
-    }  # fmt: skip
-    content, run = write(OneWindow(model).eval(), json.dumps(header, allow_nan=False))
+    header = _header(weights, named or {}, precision)
+    content, run = write(OneWindow(model).eval(), header)
     windows = _windows(model, len(vocabulary.unit_ids), len(vocabulary.recording_ids))
     difference = _compare(path, exact, model, windows, run)
     write_whole(path, content)
     return Exported(len(content), len(windows), difference)
+
+
+def _header(weights: Weights, named: Mapping[str, Mapping[str, Named]], precision: str) -> str:
+    """Return what the numbers of a program mean, as JSON."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "spikedata_version": __version__,
+        "precision": precision,
+        "context": weights.model.config.context,
+        "token_types": {"spike": SPIKE, "start": START, "end": END},
+        "inputs": list(INPUTS),
+        "targets": weights.model.channels,
+        "unit_ids": weights.vocabulary.unit_ids,
+        "recording_ids": weights.vocabulary.recording_ids,
+        "scales": {recording: {target: asdict(scale) for target, scale in scales.items()}
+                   for recording, scales in weights.scales.items()},
+        "series": {recording: {target: asdict(one) for target, one in series.items()}
+                   for recording, series in named.items()},
+        "provenance": None if weights.provenance is None else weights.provenance.model_dump(),
+        "about": weights.about,
+    }  # fmt: skip
+    return json.dumps(content, allow_nan=False)
 
 
 def weights_of_recording(weights: Weights, recording_id: str) -> Weights:
