@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from tables_adapt import adapt_table, scaling_table
+from tables_latency import latency_table
 from tables_model import ablation_table, aim_rows, train_table, useful_table
 
 HERE = Path(__file__).resolve().parent
 DOCUMENTS = (
     HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "adapting.md",
+    HERE.parent / "docs" / "real-time.md",
 )  # fmt: skip
 
 
@@ -232,7 +234,7 @@ TABLES = {
     "sample": sample_table, "learning": learning_table, "fetch": fetch_table,
     "ingest": ingest_table, "sampler": sampler_table, "train": train_table,
     "train-cuda": train_table, "useful": useful_table, "ablation": ablation_table,
-    "adapt": adapt_table, "scaling": scaling_table,
+    "adapt": adapt_table, "scaling": scaling_table, "latency": latency_table,
 }  # fmt: skip
 
 

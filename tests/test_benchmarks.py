@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch_brain.models
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spikedata.store import Store
 from spikedata.testing import make_recording
 from spikedata_model.config import load_config
+from spikedata_model.one_window import OneWindow
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -28,15 +30,19 @@ import bench_ablation  # noqa: E402
 import bench_adapt  # noqa: E402
 import bench_fetch  # noqa: E402
 import bench_ingest  # noqa: E402
+import bench_latency  # noqa: E402
 import bench_learning  # noqa: E402
 import bench_sample  # noqa: E402
 import bench_sampler  # noqa: E402
 import bench_scaling  # noqa: E402
 import bench_train  # noqa: E402
+import latency_child  # noqa: E402
+import latency_work  # noqa: E402
 import learning_runs  # noqa: E402
 import sampler_floor  # noqa: E402
 import sampler_store  # noqa: E402
 import tables  # noqa: E402
+import torch_brain_latency  # noqa: E402
 import torch_brain_train  # noqa: E402
 import train_work  # noqa: E402
 
@@ -357,6 +363,53 @@ def test_the_scaling_study_trains_every_size_on_every_number_of_sessions(tmp_pat
 @pytest.mark.parametrize("setting", bench_scaling.SIZES.values())
 def test_every_size_is_a_setting_that_there_is(setting: str) -> None:
     assert load_config("poyo-compact", setting.split()) != load_config("poyo-compact")
+
+
+def test_the_latency_benchmark_steps_both_sides(tmp_path: Path) -> None:
+    out = tmp_path / "latency.json"
+    arguments = ["--torch-brain", sys.executable, "--sizes", "toy", "--units", "3", "--precisions",
+                 "float32", "--steps", "5", "--their-steps", "2", "--matrix", "64",
+                 "--out", str(out)]  # fmt: skip
+    bench_latency.main(arguments)
+    result = json.loads(out.read_text())
+
+    assert [(row["side"], row["steps"]) for row in result["rows"]] == [
+        ("ours", 5), ("torch_brain", 2),
+    ]  # fmt: skip
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"] for row in result["rows"])
+    assert [one["met"] for one in result["aims"]] == [result["rows"][0]["p99_ms"] < 5.0]
+    assert "| toy | 3 | float32 |" in tables.latency_table(result)
+
+
+def test_both_sides_of_the_latency_benchmark_read_the_same_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the same weights they would say the same, so the tokens that they get are compared."""
+    case = latency_work.Case("toy", "float32", 40, 10)
+    ours: list[np.ndarray] = []
+    theirs: list[np.ndarray] = []
+    forward, tokenize = OneWindow.forward, torch_brain.models.POYO.tokenize
+
+    def note_ours(self: OneWindow, *window: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ours.append(np.sort(window[2].numpy()))
+        return forward(self, *window)
+
+    def note_theirs(self: torch_brain.models.POYO, data: object) -> dict:
+        found = tokenize(self, data)
+        theirs.append(np.sort(np.asarray(found["input_timestamps"].obj, np.float32)))
+        return found
+
+    monkeypatch.setattr(OneWindow, "forward", note_ours)
+    monkeypatch.setattr(torch_brain.models.POYO, "tokenize", note_theirs)
+    unit, time = latency_work.make_spikes(case)
+    takes = [latency_child.prepare(case), torch_brain_latency.prepare(case)]
+    first = np.searchsorted(time, 1.0)
+    for lo, hi, end in ((0, first, 1.0), (first, np.searchsorted(time, 1.02), 1.02)):
+        for take in takes:
+            take(unit[lo:hi], time[lo:hi], end)
+
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_a_table_without_a_result_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
