@@ -5,7 +5,7 @@ SpikedataError
 ├── VocabularyError (KeyError)          a unit or a recording that the model does not know
 ├── CheckpointError (OSError)           a checkpoint is missing, damaged or of another run
 ├── DecodingError (ValueError)          spikes or times that a live decoder cannot take
-└── TrainingError (ArithmeticError)     a training ran away, so that going on would be in vain
+└── TrainingError (ArithmeticError)     a training ran away, or lost one of its processes
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ConfigError(SpikedataError, ValueError):
 
 
 class TrainingError(SpikedataError, ArithmeticError):
-    """A training ran away: its loss is no number, or its weights are gone."""
+    """A training ran away (no loss, no weights), or one of its processes is gone."""
 
 
 class VocabularyError(SpikedataError, KeyError):

@@ -122,6 +122,7 @@ def train(
         checkpoint = world.together(lambda: load_checkpoint(folder))
         if checkpoint is not None:
             _restore(model, optimizer, checkpoint, folder)
+        world.same({"checkpoint": state_digest(model.state_dict())})
         card = describe_run(folder, record, data, model, manifest)
         run = _Run(model, optimizer, sampler, data, record, folder, norms, card, world)
         return _run_steps(run, checkpoint, board, progress if world.first else silent)
