@@ -99,7 +99,9 @@ def real_family(store: Store, source: Recording, scheme: str, parts: int, seed: 
     return Family(source.recording_id, seed, tuple(names[1:]), names[0])
 
 
-def synthetic_family(store: Store, count: int, seed: int, duration: float) -> Family:
+def synthetic_family(
+    store: Store, count: int, seed: int, duration: float, held_out: float | None = None
+) -> Family:
     """Write synthetic centre-out sessions into a store: one held out, `count` to pretrain on.
 
     Of one seed, fewer sessions are the first of more, and the held-out one is the same.
@@ -114,14 +116,17 @@ def synthetic_family(store: Store, count: int, seed: int, duration: float) -> Fa
         Families of different seeds share no session.
     duration : float
         Of each session, in s.
+    held_out : float, optional
+        Of the one that is held out, where it is another.
     """
     names = []
     for number in range(1 + count):
-        session = f"center_out_{seed}_{number}_{duration:g}s"
+        seconds = held_out if number == 0 and held_out is not None else duration
+        session = f"center_out_{seed}_{number}_{seconds:g}s"
         names.append(f"{MADE}/{session}")
         if names[-1] not in store:
             made = make_reaching_session(
-                100_000 * (seed + 1) + number, duration=duration, units=UNITS, spike_rate=SPIKE_RATE,
+                100_000 * (seed + 1) + number, duration=seconds, units=UNITS, spike_rate=SPIKE_RATE,
                 dataset=MADE, session=session,
             )  # fmt: skip
             store.write(with_fewer_samples(made, EVERY), {})

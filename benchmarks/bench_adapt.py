@@ -290,7 +290,8 @@ def families_of(store: Store, args: argparse.Namespace) -> Iterator[Family]:
     """Yield the families of every seed."""
     for seed in args.seeds:
         if "synthetic" in args.families:
-            yield synthetic_family(store, args.sessions, seed, args.synthetic_seconds)
+            yield synthetic_family(store, args.sessions, seed, args.synthetic_seconds,
+                                   args.held_out_seconds)  # fmt: skip
         if "real" in args.families:
             if args.store is None:
                 raise SystemExit(f"Say with --store where {REAL[0]} lies, or leave out the family.")
@@ -329,7 +330,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     add("--steps", type=int, nargs="+", default=list(CURVE), help="of unit identification's curve")
     add("--sessions", type=int, default=6, help="synthetic sessions to pretrain on")
-    add("--synthetic-seconds", type=float, default=1200.0)
+    add("--synthetic-seconds", type=float, default=600.0, help="of a session to pretrain on")
+    add("--held-out-seconds", type=float, default=1200.0, help="of the synthetic one held out: "
+        "1 %% of it are a few trials, without which a channel may never change")  # fmt: skip
     add("--parts", type=int, default=4, help="sessions that the real recording is dealt out to")
     add("--preset", default="poyo-compact")
     add("--pretrain", nargs="*", default=[], help="settings, beside those of the family")

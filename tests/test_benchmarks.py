@@ -302,6 +302,7 @@ def test_the_adaptation_benchmark_scores_every_method_and_goes_on_where_it_stopp
 ) -> None:
     out, figure = tmp_path / "adapt.json", tmp_path / "adapt.png"
     arguments = [*TINY_MODEL, "--families", "synthetic", "--seeds", "0", "1", "--sessions", "1",
+                 "--held-out-seconds", "60",
                  "--shares", "0.5", "--steps", "0", "2", "4", "--pretrain", "train.steps=2",
                  "--scratch", "train.steps=2", "train.evaluate_every=2", "--results",
                  str(tmp_path / "results"), "--out", str(out)]  # fmt: skip
