@@ -73,9 +73,9 @@ def export_weights(
 ) -> None:
     """Write a checkpoint that torch_brain's POYO.load_pretrained reads."""
     from spikedata_model.published import export_published
-    from spikedata_model.weights import load_weights, weights_of_run
+    from spikedata_model.weights import weights_at
 
-    weights = weights_of_run(source) if source.is_dir() else load_weights(source)
+    weights = weights_at(source)
     export_published(out, weights)
     units, recordings = weights.vocabulary.unit_ids, weights.vocabulary.recording_ids
     written = {
@@ -120,9 +120,9 @@ def export_decoder(
     from spikedata_model.checkpoint import read_run
     from spikedata_model.exporting import export_decoder as export
     from spikedata_model.exporting import weights_of_recording
-    from spikedata_model.weights import load_weights, weights_of_run
+    from spikedata_model.weights import weights_at
 
-    weights = weights_of_run(source) if source.is_dir() else load_weights(source)
+    weights = weights_at(source)
     if precision is None:
         precision = read_run(source).config.train.precision if source.is_dir() else "float32"
     if recording is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +11,7 @@ import numpy as np
 from spikedata.errors import did_you_mean
 from spikedata_model.causal import RecordingDecoder, restored
 from spikedata_model.errors import ConfigError, DecodingError, VocabularyError
-from spikedata_model.weights import Weights, build_model, load_weights, weights_of_run
+from spikedata_model.weights import Weights, own_rows, weights_at
 
 __all__ = ["Decoder"]
 
@@ -54,8 +53,8 @@ class Decoder:
     Raises
     ------
     VocabularyError
-        If the model does not know the recording or a unit, or it is not known which units are the
-        recording's.
+        If the model does not know the recording or a unit, a unit is given twice, or it is not
+        known which units are the recording's.
     ConfigError
         If the model has not a target, a target has no scale, or the start is not finite.
 
@@ -79,7 +78,11 @@ class Decoder:
     ) -> None:
         vocabulary, model = weights.vocabulary, weights.model
         row = int(vocabulary.recording_rows([recording_id])[0])
-        ids = _own_units(weights, recording_id) if unit_ids is None else tuple(map(str, unit_ids))
+        if unit_ids is None:
+            unit_ids = [vocabulary.unit_ids[one] for one in own_rows(vocabulary, recording_id)]
+        ids = tuple(map(str, unit_ids))
+        if len(set(ids)) < len(ids):
+            raise VocabularyError(f"{recording_id}: unit_ids names a unit twice; give each once.")
         self.recording_id, self.unit_ids = recording_id, ids
         self.context = model.config.context
         self.scales = weights.scales.get(recording_id, {})
@@ -119,19 +122,10 @@ class Decoder:
         CheckpointError
             If there are no weights, or they are damaged.
         """
-        path = Path(path)
-        weights = weights_of_run(path) if path.is_dir() else load_weights(path)
-        if precision is not None:
-            old = weights.model
-            channels = {
-                name: len(one.weight)  # type: ignore[arg-type]  # linear maps by construction
-                for name, one in zip(old.targets, old.readout, strict=True)
-            }
-            state = old.state_dict()
-            model = build_model(old.config, weights.vocabulary, channels, state, precision)
-            weights = replace(weights, model=model)
-        return cls(weights, recording_id, start=start, unit_ids=unit_ids, targets=targets,
-                   normalised=normalised)  # fmt: skip
+        return cls(
+            weights_at(Path(path), precision), recording_id, start=start, unit_ids=unit_ids,
+            targets=targets, normalised=normalised,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return (
@@ -170,7 +164,7 @@ class Decoder:
             before the one that was given before it, or before the start or the end of a window that
             was decoded already.
         """
-        units, times = np.asarray(unit), np.asarray(time, np.float64)
+        units, times = np.asarray(unit), np.asarray(time)
         if units.size == 0 and times.size == 0:
             return
         self._check_spikes(units, times)
@@ -245,10 +239,12 @@ class Decoder:
 
     def _check_spikes(self, unit: np.ndarray, time: np.ndarray) -> None:
         count, earliest = len(self.unit_ids), max(self._latest, self.decoded)
-        if unit.ndim != 1 or unit.shape != time.shape or unit.dtype.kind not in "iu":
+        kinds = unit.dtype.kind in "iu" and time.dtype.kind in "fiu"
+        if unit.ndim != 1 or unit.shape != time.shape or not kinds:
             problem = (
                 f"units of shape {unit.shape} and type {unit.dtype} with times of shape "
-                f"{time.shape}; give a row of whole numbers and as many times"
+                f"{time.shape} and type {time.dtype}; give a row of whole numbers and as many "
+                "seconds"
             )
         elif not (unit.min() >= 0 and unit.max() < count):
             wrong = int(unit.min() if unit.min() < 0 else unit.max())
@@ -284,22 +280,3 @@ class Decoder:
                 f"'{(missing or known)[0]}' is; ask for normalised=True, or take the weights of a "
                 "run that was trained on this recording."
             )
-
-
-def _own_units(weights: Weights, recording_id: str) -> tuple[str, ...]:
-    """Return the units whose longest beginning that is a recording's id is this recording's."""
-    ids = set(weights.vocabulary.recording_ids)
-
-    def owner(unit_id: str) -> str:
-        head = unit_id.rpartition("/")[0]
-        while head and head not in ids:
-            head = head.rpartition("/")[0]
-        return head
-
-    found = tuple(one for one in weights.vocabulary.unit_ids if owner(one) == recording_id)
-    if not found:
-        raise VocabularyError(
-            f"No unit of the model has an id that begins with '{recording_id}/', so it is not "
-            "known which are the recording's: give unit_ids."
-        )
-    return found

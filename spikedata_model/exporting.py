@@ -25,7 +25,7 @@ from spikedata_model.one_window import OneWindow
 from spikedata_model.poyo import Poyo
 from spikedata_model.tokenizer import END, SPIKE, START, Tokens
 from spikedata_model.vocabulary import Vocabulary
-from spikedata_model.weights import Weights, build_model
+from spikedata_model.weights import Weights, build_model, own_rows
 
 __all__ = ["HEADER", "INPUTS", "Exported", "Named", "export_decoder", "weights_of_recording"]
 
@@ -161,15 +161,7 @@ def weights_of_recording(weights: Weights, recording_id: str) -> Weights:
             f"The model knows no recording '{recording_id}'; "
             f"{did_you_mean(recording_id, known.recording_ids)[:300]}"
         )
-    ids = frozenset(known.recording_ids)
-    rows = [
-        row for row, one in enumerate(known.unit_ids) if _recording_of(one, ids) == recording_id
-    ]
-    if not rows:
-        raise VocabularyError(
-            f"No unit of the model has an id that begins with '{recording_id}/', so which units "
-            "are the recording's is not known: export the decoder of all recordings."
-        )
+    rows = own_rows(known, recording_id)
     state = {name: one.detach().cpu() for name, one in weights.model.state_dict().items()}
     for table, kept in (("unit", rows), ("recording", [known.recording_ids.index(recording_id)])):
         state[f"{table}_embedding.weight"] = state[f"{table}_embedding.weight"][kept]
@@ -177,14 +169,6 @@ def weights_of_recording(weights: Weights, recording_id: str) -> Weights:
     made = build_model(weights.model.config, vocabulary, weights.model.channels, state)
     scales = {one: held for one, held in weights.scales.items() if one == recording_id}
     return replace(weights, model=made, vocabulary=vocabulary, scales=scales)
-
-
-def _recording_of(unit_id: str, recording_ids: frozenset[str]) -> str:
-    """Return the longest id of a recording that a unit's id begins with, or nothing."""
-    start = unit_id.rpartition("/")[0]
-    while start and start not in recording_ids:
-        start = start.rpartition("/")[0]
-    return start
 
 
 # ------------------------------------------------------------------ the two kinds of file
@@ -246,8 +230,8 @@ def _as_torch(program: OneWindow, header: str) -> tuple[bytes, Run]:
 def _as_onnx(program: OneWindow, header: str) -> tuple[bytes, Run]:
     import onnxruntime
 
-    size = sum(one.numel() * one.element_size() for one in program.state_dict().values())
-    size += sum(one.numel() * one.element_size() for one in program.buffers())
+    held = (*program.parameters(), *program.buffers())
+    size = sum(one.numel() * one.element_size() for one in held)
     if size > LARGEST:
         raise ConfigError(
             f"The weights take {size} bytes, and an ONNX file holds 2 GiB at most: write a .pt2 "

@@ -193,7 +193,7 @@ def read_safe_file(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]
         if count > MOST_TENSORS:
             raise ValueError(f"it has {count} tensors")
         header = json.loads(content[8 : 8 + length], object_pairs_hook=unique_keys)
-        return header.get("__metadata__", {}), load(content)
+        return header.get("__metadata__") or {}, load(content)  # it may be null
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(f"{path} is damaged ({reason}): fetch it anew.") from None

@@ -42,8 +42,10 @@ __all__ = [
     "check_scales",
     "extended",
     "load_weights",
+    "own_rows",
     "save_run_weights",
     "save_weights",
+    "weights_at",
     "weights_of_run",
 ]
 
@@ -184,7 +186,7 @@ def save_weights(path: Path, weights: Weights, about: Mapping[str, str] | None =
         "config": model.config,
         "unit_ids": vocabulary.unit_ids,
         "recording_ids": vocabulary.recording_ids,
-        "channels": _channels(model.targets, state),
+        "channels": model.channels,
         "scales": weights.scales,
         "provenance": weights.provenance,
         "about": dict(weights.about if about is None else about),
@@ -227,6 +229,11 @@ def load_weights(path: Path, precision: str = "float32") -> Weights:
     except VocabularyError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     n_units, n_recordings = len(header.unit_ids), len(header.recording_ids)
+    if len(header.channels) > len(state):  # a layer that is not there costs far more than its name
+        raise CheckpointError(
+            f"{path} is damaged: it names {len(header.channels)} targets and has {len(state)} "
+            "weights in all."
+        )
     shapes = weight_shapes(header.config, n_units, n_recordings, header.channels)
     check_shapes(path, state, shapes)
     if texts.get("sha256") != _hash(text, {name: state[name] for name in shapes}):
@@ -246,8 +253,35 @@ def save_run_weights(folder: Path, weights: Weights, record: RunRecord, step: in
     save_weights(folder / WEIGHTS, replace(weights, provenance=provenance), about)
 
 
-def weights_of_run(folder: Path) -> Weights:
+def weights_at(path: Path, precision: str | None = None) -> Weights:
+    """Return the weights of a file, or those that the run in a folder keeps.
+
+    Parameters
+    ----------
+    path : Path
+        A weights file, or what was given to `spikedata train --out`.
+    precision : {"float32", "bfloat16"}, optional
+        Of matrix products; when not given, float32 for a file and the run's own for a run.
+
+    Raises
+    ------
+    CheckpointError
+        As `load_weights` and `weights_of_run`.
+    """
+    if path.is_dir():
+        return weights_of_run(path, precision)
+    return load_weights(path, precision or "float32")
+
+
+def weights_of_run(folder: Path, precision: str | None = None) -> Weights:
     """Return the weights that a run keeps, of its last checkpoint or its best one, on the CPU.
+
+    Parameters
+    ----------
+    folder : Path
+        What was given to `spikedata train --out`.
+    precision : {"float32", "bfloat16"}, optional
+        Of matrix products; the run's own when not given.
 
     Raises
     ------
@@ -260,7 +294,7 @@ def weights_of_run(folder: Path) -> Weights:
         raise CheckpointError(
             f"{folder} has no {WEIGHTS} yet: go on with `spikedata train --out {folder}`."
         )
-    weights = load_weights(path, record.config.train.precision)
+    weights = load_weights(path, precision or record.config.train.precision)
     if weights.about.get("run") != run_hash(folder):
         raise CheckpointError(
             f"{path} belongs to another run than {folder / 'run.json'}: one of the two was "
@@ -305,13 +339,37 @@ def extended(
         old = state[f"{table}_embedding.weight"]
         new = torch.randn(more, model.config.dim, generator=generator)
         state[f"{table}_embedding.weight"] = torch.cat([old, model.config.embedding_scale * new])
-    channels = _channels(model.targets, state)
-    made = build_model(model.config, vocabulary, channels, state, precision)
+    made = build_model(model.config, vocabulary, model.channels, state, precision)
     return Weights(made, vocabulary, weights.scales, weights.provenance)
 
 
-def _channels(targets: Sequence[str], state: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    return {name: len(state[f"readout.{at}.weight"]) for at, name in enumerate(targets)}
+def own_rows(vocabulary: Vocabulary, recording_id: str) -> list[int]:
+    """Return the rows of the units of a recording, told by their ids.
+
+    A unit's id begins with that of its recording and "/", as the store gives them; where several
+    recordings fit, the longest counts.
+
+    Raises
+    ------
+    VocabularyError
+        If no unit's does.
+    """
+    known = frozenset(vocabulary.recording_ids)
+
+    def owner(unit_id: str) -> str:
+        head = unit_id.rpartition("/")[0]
+        while head and head not in known:
+            head = head.rpartition("/")[0]
+        return head
+
+    rows = [row for row, one in enumerate(vocabulary.unit_ids) if owner(one) == recording_id]
+    if not rows:
+        raise VocabularyError(
+            f"No unit of the model has an id that begins with '{recording_id}/', so it is not "
+            "known which are the recording's: give a decoder unit_ids, or export that of all "
+            "recordings."
+        )
+    return rows
 
 
 def build_model(

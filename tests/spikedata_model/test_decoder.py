@@ -182,6 +182,14 @@ def test_a_spike_at_the_end_of_a_window_counts_from_then_on():
         ([0.0], [2.5], "units of shape .* and type float64"),
         ([[0]], [[2.5]], "units of shape"),
         ([], [2.5], "units of shape"),
+        ([0], ["2.5"], r"units of shape .* and type <U3; give"),
+        (
+            [0],
+            np.array(["2026-01-01"], "datetime64[s]"),
+            r"units of shape .* datetime64\[s\]; give",
+        ),
+        ([0], [2.5 + 1j], "units of shape .* complex128; give"),
+        ([0], [None], "units of shape .* object; give"),
     ],
 )
 def test_spikes_that_cannot_be_taken_are_refused_as_a_whole(unit, time, what):
@@ -259,6 +267,8 @@ def test_an_unknown_recording_unit_or_target_and_a_bad_start_are_refused():
         Decoder(weights, "lab/z", start=0.0)
     with pytest.raises(VocabularyError, match="knows no unit 'x'"):
         Decoder(weights, "lab/a", start=0.0, unit_ids=["x"])
+    with pytest.raises(VocabularyError, match="lab/a: unit_ids names a unit twice"):
+        Decoder(weights, "lab/a", start=0.0, unit_ids=["lab/a/u0", "lab/a/u0"])
     with pytest.raises(ConfigError, match="does not decode 'hands'"):
         Decoder(weights, "lab/a", start=0.0, targets=["hands"])
     with pytest.raises(ConfigError, match="cannot start at nan s"):

@@ -215,6 +215,10 @@ def replacing(old: str, new: str) -> dict[str, Callable]:
         (replacing("lab/a/u0", "lab/a/u1"), "occurs twice in the vocabulary"),
         (replacing('"depth":1', '"depth":1000000000'), "depth: Input should be"),
         (replacing('"depth":1', '"depth":2'), "lacks weight 'process"),
+        (
+            replacing('"head.ing":3', ",".join(f'"{n}":3' for n in range(99))),
+            r"it names 100 targets and has \d\d weights in all",
+        ),
         (replacing('"depth":1', '"depth":1,"depth":1'), "'depth' occurs twice"),
         (replacing('"dim":16', '"dim":1600000'), "dim: Input should be"),
         (replacing("[0.1,-3.0]", "[0.1,NaN]"), "is not a finite mean"),
@@ -285,6 +289,7 @@ ONE = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
         (raw("{" + ONE + "}", b"1234"), "is no weights file of spikedata"),
         (raw("{" + ONE.replace("[1]", f"[{'1,' * 5_000_000}1]") + "}", b"1234"), "than 2097152"),
         (raw('{"__metadata__":{"format":3}}'), "is damaged"),
+        (raw('{"__metadata__":null}'), "is no weights file of spikedata"),
         (raw('{"__metadata__":{"format":"x","format":"x"}}'), "is damaged"),
         (
             raw(
