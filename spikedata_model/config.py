@@ -327,7 +327,7 @@ def load_config(
     text = str(preset)
     path = Path(text) if text.endswith(".toml") else list_presets().get(text.replace("_", "-"))
     if path is None:
-        raise ConfigError(f"No preset is called '{text}'; {did_you_mean(text, list_presets())}.")
+        raise ConfigError(f"No preset is called '{text}'; {did_you_mean(text, list_presets())}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -370,9 +370,7 @@ def _apply(content: dict[str, dict[str, object]], setting: str) -> None:
     if not (separator and dot):
         raise ConfigError(f"--set '{setting}': expected section.field=value, as train.steps=200.")
     if key.strip() not in known:
-        raise ConfigError(
-            f"--set '{setting}': no such setting; {did_you_mean(key.strip(), known)}."
-        )
+        raise ConfigError(f"--set '{setting}': no such setting; {did_you_mean(key.strip(), known)}")
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:

@@ -333,7 +333,8 @@ def _scale(recording: Recording, target: str, config: Config) -> Scale:
     if len(values) == 0 or np.any(values.min(axis=0) == values.max(axis=0)):
         raise ConfigError(
             f"{recording.recording_id}: '{target}' never changes in the training split "
-            f"({len(values)} samples), so it cannot be decoded; choose another target or split."
+            f"({len(values)} samples), so it cannot be decoded; choose another target or split"
+            + (", or ask for more labels." if config.data.labels is not None else ".")
         )
     recipe = recipe_of(recording.recording_id, config.data.recipes)
     if recipe is not None and recipe.divide_by is not None:

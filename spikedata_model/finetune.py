@@ -52,7 +52,7 @@ def finetune_config(
         If the mode or a setting does not exist or has no valid value.
     """
     if mode not in MODES:
-        raise ConfigError(f"No mode is called '{mode}'; {did_you_mean(mode, MODES)}.")
+        raise ConfigError(f"No mode is called '{mode}'; {did_you_mean(mode, MODES)}")
     for one in settings:
         name = one.partition("=")[0].strip()
         if name.startswith("model.") and name.removeprefix("model.") not in FREE:

@@ -13,11 +13,12 @@ from spikedata.store import Store
 from spikedata_model.card import read_card
 from spikedata_model.checkpoint import Checkpoint, load_checkpoint, read_run
 from spikedata_model.config import DataConfig, Labels
+from spikedata_model.data import prepare_data
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import evaluate, predict
 from spikedata_model.finetune import finetune, finetune_config
 from spikedata_model.poyo import Poyo
-from spikedata_model.train import train
+from spikedata_model.train import train, training_sampler
 from spikedata_model.weights import Weights, load_weights, save_weights, weights_of_run
 from tests.spikedata_model.builders import (
     TINY,
@@ -203,6 +204,20 @@ def test_nothing_but_the_labelled_part_decides_the_weights(base, tmp_path, mode)
     first, second = state_of(tmp_path / "run"), state_of(tmp_path / "other")
     assert all(torch.equal(one, second[name]) for name, one in first.items())
     assert read_run(tmp_path / "run").scales == read_run(tmp_path / "other").scales
+
+
+def test_trials_shorter_than_a_window_are_learned_from_too(base, tmp_path):
+    start = np.arange(0.0, 20.0, 1.25)
+    trials = IntervalSet(start, start + np.where(np.arange(16) % 2, 0.6, 1.1))
+    new = replace(Store(base / "store")[NEW], intervals={"trials": trials})
+    store, labels = make_store(tmp_path / "store", new), Labels(trials=4)
+
+    config = make_config().model_copy(update={"data": DataConfig(labels=labels)})
+    plan = training_sampler(prepare_data(store, [NEW], config), config).plan()
+    assert sorted((plan[2] - plan[1]).round(9)) == [0.6, 0.6, 1.0, 1.0]
+    end = finetune(store, tmp_path / "run", base / "run", labels=labels, settings=FEW)
+    assert end.step == 20
+    assert all(np.isfinite(row["loss"]) for row in end.curve)
 
 
 def test_training_from_scratch_takes_as_few_labels(base, tmp_path):
