@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import pickle
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,7 @@ __all__ = [
     "load_checkpoint",
     "read_run",
     "save_checkpoint",
+    "sole_use",
     "start_run",
 ]
 
@@ -229,6 +232,31 @@ def start_run(folder: Path, record: RunRecord) -> None:
             f"{folder} cannot be a run's folder, it is or lies in a file: choose another --out."
         ) from None
     write_whole(folder / RUN, record.model_dump_json(indent=1) + "\n")
+
+
+@contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Keep others from training in a run's folder while the context is open, or the process lives.
+
+    One that is behind would write its checkpoint over that of the other. On a file system without
+    locks nobody is kept out.
+
+    Raises
+    ------
+    ConfigError
+        If another process trains there.
+    """
+    with (folder / RUN).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process trains in {folder}: wait for it or stop it, or choose another "
+                "--out; processes that are to train together are started by torchrun."
+            ) from None
+        except OSError:
+            pass  # no locks here
+        yield
 
 
 def _first_difference(found: object, asked: object, place: str = "") -> str:

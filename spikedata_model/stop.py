@@ -15,7 +15,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers send be
 
 @contextmanager
 def stopping(ask: Callable[[], None]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM ask for a stop while the context is open; a second one interrupts.
+    """Have Ctrl-C and SIGTERM ask for a stop while the context is open; a second Ctrl-C interrupts.
+
+    A second SIGTERM does not: a scheduler that ends a job sends one to every process, and torchrun,
+    which gets one as well, another to its own.
 
     Signals reach the main thread alone: in another one the context does nothing.
     """
@@ -26,7 +29,7 @@ def stopping(ask: Callable[[], None]) -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
         ask()

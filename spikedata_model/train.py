@@ -25,6 +25,7 @@ from spikedata_model.checkpoint import (
     RunRecord,
     load_checkpoint,
     save_checkpoint,
+    sole_use,
     start_run,
 )
 from spikedata_model.config import Config, TrainConfig
@@ -33,7 +34,7 @@ from spikedata_model.distributed import World, check_processes, join, state_dige
 from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import predict, r2_score
 from spikedata_model.guards import check_step, check_weights, weight_norms
-from spikedata_model.journal import Journal
+from spikedata_model.journal import Journal, best_row
 from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import Inputs, prepare_inputs, take_step
@@ -98,7 +99,7 @@ def train(
     ------
     ConfigError
         If the data cannot be decoded, the settings do not fit them, or the folder holds another
-        run.
+        run or is trained in by another process.
     CheckpointError
         If the checkpoint is damaged.
     TrainingError
@@ -107,7 +108,7 @@ def train(
         After Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
     ids = tuple(store) if recording_ids is None else tuple(dict.fromkeys(recording_ids))
-    with join(config.train.device) as world:
+    with join(config.train.device) as world, ExitStack() as stack:
         record, data, sampler, model = world.together(
             lambda: _prepare(store, ids, config, start, like or {})
         )
@@ -117,6 +118,7 @@ def train(
             "weights at the start": state_digest(model.state_dict()),
         })  # fmt: skip
         world.together(lambda: start_run(folder, record) if world.first else None)
+        world.together(lambda: stack.enter_context(sole_use(folder)) if world.first else None)
         norms = weight_norms(model)
         optimizer = make_optimizer(model, record.config.train)
         checkpoint = world.together(lambda: load_checkpoint(folder))
@@ -141,6 +143,7 @@ def _prepare(
     else:
         data = prepare_data(store, ids, config, start.vocabulary, start.model.channels)
     sampler = training_sampler(data, config)
+    _check_windows(sampler)
     config = _resolve(config, sampler)
     _check_curve(config.train, data, start)
     record = RunRecord(
@@ -180,7 +183,14 @@ class _Run:
         """Write the weights and their card, if they are to be kept, and then the checkpoint."""
         self.world.same({"weights": repr(weight_norms(self.model))})
         vocabulary, best = self.data.vocabulary, self.settings.keep == "best"
-        if self.world.first and (not best or journal.is_best):
+        unscored = journal.is_over(self.settings.patience) and best_row(journal.curve) is None
+        if self.world.first and best and unscored:
+            logger.warning(
+                "No evaluation found an R² (what is scored on the split '%s' never changes, or has "
+                "no samples), so train.keep = 'best' keeps the last weights.",
+                self.settings.curve_split,
+            )
+        if self.world.first and (not best or journal.is_best or unscored):
             weights = Weights(self.model, vocabulary, self.record.scales)
             save_run_weights(self.folder, weights, self.record, journal.step)
             write_card(self.folder, self.card.at(journal.curve, journal.step, best))
@@ -192,6 +202,18 @@ class _Run:
         if self.world.first:
             save_checkpoint(self.folder, now)
         return now
+
+
+def _check_windows(sampler: Sampler) -> None:
+    """Refuse recordings that nothing would be learned from."""
+    known = sampler.recording_ids
+    idle = sorted(set(range(len(known))) - set(sampler.plan()[0].tolist()))
+    if idle:
+        raise ConfigError(
+            f"{known[idle[0]]}: its training split has no interval as long as a window, so nothing "
+            f"would be learned from it ({len(idle)} of {len(known)} recordings are so): leave it "
+            "out, or train with a shorter model.context."
+        )
 
 
 def _check_curve(settings: TrainConfig, data: RunData, start: Weights | None) -> None:
@@ -242,11 +264,15 @@ def _resolve(config: Config, sampler: Sampler) -> Config:
 
 
 def training_sampler(data: RunData, config: Config, batch_size: int | None = None) -> Sampler:
-    """Return the sampler whose batches a model is trained on, with units dropped as configured."""
+    """Return the sampler whose batches a model is trained on, with units dropped as configured.
+
+    Of few labels all count, also those of trials that are shorter than a window.
+    """
     size = config.train.batch_size if batch_size is None else batch_size
     kept = config.train.unit_dropout
     augment = [] if kept is None else [UnitDropout(**kept.model_dump())]
-    return data.sampler("train", config, batch_size=size, augment=augment)
+    short = "drop" if config.data.labels is None else "keep"
+    return data.sampler("train", config, batch_size=size, augment=augment, short=short)
 
 
 def _run_steps(

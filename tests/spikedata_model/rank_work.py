@@ -13,10 +13,11 @@ import torch
 from spikedata.store import Store
 from spikedata_model import train as train_module
 from spikedata_model.checkpoint import Checkpoint
-from spikedata_model.config import Config
+from spikedata_model.config import Config, Labels
 from spikedata_model.data import prepare_data
 from spikedata_model.distributed import World, join, state_digest
 from spikedata_model.errors import CheckpointError
+from spikedata_model.finetune import finetune
 from spikedata_model.optim import make_optimizer
 from spikedata_model.poyo import Poyo
 from spikedata_model.step import prepare_inputs, take_step
@@ -181,3 +182,14 @@ def arm(name: str, at: int, what: str) -> None:
 def run_in(stores: list[Path], folder: Path, config: Config) -> dict[str, object]:
     """Train with a store for each process."""
     return run_training(stores[int(os.environ["RANK"])], folder, config)
+
+
+def run_finetuning(
+    store: Path, source: Path, folder: Path, mode: str, settings: list[str]
+) -> dict[str, object]:
+    """Adapt the model of a run to all recordings of a store, from few labels."""
+    torch.set_num_threads(1)
+    labels = Labels(share=0.5)
+    return summary(
+        finetune(Store(store), folder, source, mode=mode, labels=labels, settings=settings)
+    )

@@ -18,7 +18,14 @@ from spikedata_model.config import Config
 from spikedata_model.train import train
 from spikedata_model.weights import weights_of_run
 from tests.spikedata_model.builders import make_config, make_recording, make_store
-from tests.spikedata_model.rank_work import DROPPED, UNITS, run_in, run_training, summary
+from tests.spikedata_model.rank_work import (
+    DROPPED,
+    UNITS,
+    run_finetuning,
+    run_in,
+    run_training,
+    summary,
+)
 from tests.spikedata_model.ranks import End, Ranks
 
 if not hasattr(os, "fork"):
@@ -77,6 +84,20 @@ def test_a_run_of_two_or_four_processes_is_that_of_one(
     ends = ranks.run(size, run_training, finished / "store", tmp_path / "run", RUNS[name])
 
     assert_ended_alike(ends, tmp_path / "run", alone / name)
+
+
+@pytest.mark.parametrize(("size", "mode", "batch"), [(2, "unit-id", 6), (4, "gradual", 1)])
+def test_an_adaptation_of_several_processes_is_that_of_one(
+    tmp_path, ranks, alone, size, mode, batch
+):
+    """Also where a batch has fewer windows than there are processes."""
+    make_store(tmp_path / "store", make_recording("lab/new", seed=5, targets=("heading", "hand")))
+    settings = ["train.steps=10", f"train.batch_size={batch}", "train.evaluate_every=4"]
+    given = (tmp_path / "store", alone / "last")
+    run_finetuning(*given, tmp_path / "one", mode, settings)
+
+    ends = ranks.run(size, run_finetuning, *given, tmp_path / "run", mode, settings)
+    assert_ended_alike(ends, tmp_path / "run", tmp_path / "one")
 
 
 @pytest.mark.parametrize("parity", [0, 1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import random
 import signal
@@ -41,6 +42,7 @@ from tests.spikedata_model.builders import (
     make_recording,
     make_splits,
     make_store,
+    with_values,
     without_spikes,
 )
 
@@ -225,6 +227,22 @@ def test_choosing_by_a_split_without_time_is_refused(tmp_path, setting):
     assert not (tmp_path / "run").exists()
 
 
+def test_where_nothing_can_be_scored_the_last_weights_are_kept_and_that_is_said(tmp_path, caplog):
+    one = make_recording()
+    values, times = np.array(one.series["hand"].values), one.series["hand"].times()
+    values[times >= 12.0] = 1.0  # behind the training split
+    store = make_store(tmp_path / "store", with_values(one, "hand", values))
+
+    end = train(store, tmp_path / "run", make_config(keep="best", patience=1))
+
+    assert end.step == 9
+    kept = weights_of_run(tmp_path / "run")
+    assert kept.about["step"] == "9"
+    assert all(torch.equal(end.model[name], one) for name, one in kept.model.state_dict().items())
+    assert "train.keep = 'best' keeps the last weights" in caplog.text
+    assert evaluate(store, tmp_path / "run").step == 9
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [2, 5, 8])
 def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
@@ -241,6 +259,55 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
     assert stopped is not None
     assert stopped.step == step
     assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM))
+
+
+def twice(number: int) -> Callable[[str, int, int], None]:
+    def progress(label: str, done: int, total: int) -> None:
+        if done == 4:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    return progress
+
+
+def test_a_second_ctrl_c_interrupts_at_once(finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Store(finished / "store"), tmp_path / "run", RANDOM, progress=twice(signal.SIGINT))
+
+    stopped = load_checkpoint(tmp_path / "run")
+    assert stopped is not None
+    assert stopped.step == 3
+
+
+def test_a_second_sigterm_leaves_time_for_the_checkpoint(finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Store(finished / "store"), tmp_path / "run", RANDOM, progress=twice(signal.SIGTERM))
+
+    stopped = load_checkpoint(tmp_path / "run")
+    assert stopped is not None
+    assert stopped.step == 5
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(finished, tmp_path, undisturbed):
+    """One that is behind would write its checkpoint over that of the other."""
+    store, tried = Store(finished / "store"), []
+
+    def progress(label: str, done: int, total: int) -> None:
+        with pytest.raises(ConfigError, match=f"Another process trains in {tmp_path}"):
+            train(store, tmp_path / "run", RANDOM)
+        tried.append(done)
+
+    assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM, progress=progress))
+    assert tried == list(range(1, 10))
+    assert train(store, tmp_path / "run", RANDOM).step == 9
+
+
+def test_a_file_system_without_locks_is_trained_on(finished, tmp_path, monkeypatch):
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(checkpoint_module.fcntl, "flock", flock)
+    assert train(Store(finished / "store"), tmp_path / "run", make_config(steps=1)).step == 1
 
 
 def test_a_run_goes_on_with_another_number_of_threads(finished, tmp_path, undisturbed):
@@ -651,6 +718,17 @@ def test_training_intervals_shorter_than_the_context_are_refused_before_anything
     store = make_store(tmp_path / "store", make_recording(splits=splits))
 
     with pytest.raises(SamplingError, match="holds no window of"):
+        train(store, tmp_path / "run", make_config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recording_that_gives_no_window_is_refused_and_not_passed_over(tmp_path):
+    splits = make_splits(*((2.0 * n, 2.0 * n + 0.5, "train") for n in range(9)))
+    store = make_store(
+        tmp_path / "store", make_recording(), make_recording("lab/pieces", splits=splits)
+    )
+
+    with pytest.raises(ConfigError, match=r"lab/pieces: .* \(1 of 2 recordings are so\)"):
         train(store, tmp_path / "run", make_config())
     assert not (tmp_path / "run").exists()
 
