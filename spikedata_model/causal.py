@@ -28,6 +28,7 @@ __all__ = ["RecordingDecoder", "causal_edges", "causal_sums", "restored"]
 # Shapes: U units, S spikes of a window, T tokens, K queries, C channels.
 
 AT_ONCE = 64  # windows between two reports of progress
+SHORTEST = 1e-3  # s, of a step: an hour is then 3.6 million windows
 
 
 class RecordingDecoder:
@@ -167,14 +168,15 @@ def causal_sums(
     Raises
     ------
     ConfigError
-        If the step is not above 0 s and at most the context, no recording has time in the split, or
-        an interval of it reaches past the time in which its recording was observed.
+        If the step is not at least 1 ms and at most the context, no recording has time in the
+        split, or an interval of it reaches past the time in which its recording was observed.
     """
     context = config.model.context
-    if not 0 < step <= context:
+    if not SHORTEST <= step <= context:
         raise ConfigError(
-            f"A causal evaluation with steps of {step} s cannot be made: they must be above 0 s "
-            f"and at most the model's context of {context:g} s, as --causal 0.02."
+            f"A causal evaluation with steps of {step} s cannot be made: they must be "
+            f"{SHORTEST:g} s at least and at most the model's context of {context:g} s, as "
+            "--causal 0.02."
         )
     if not data.has_split(split):
         raise ConfigError(

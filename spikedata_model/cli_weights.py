@@ -28,6 +28,7 @@ def import_weights(
     from spikedata_model.published import import_published
     from spikedata_model.weights import save_weights
 
+    _check_out(file, out)
     weights = import_published(file, target)
     save_weights(out, weights)
     model, provenance = weights.model, weights.provenance
@@ -75,6 +76,7 @@ def export_weights(
     from spikedata_model.published import export_published
     from spikedata_model.weights import weights_at
 
+    _check_out(source, out)
     weights = weights_at(source)
     export_published(out, weights)
     units, recordings = weights.vocabulary.unit_ids, weights.vocabulary.recording_ids
@@ -122,6 +124,7 @@ def export_decoder(
     from spikedata_model.exporting import weights_of_recording
     from spikedata_model.weights import weights_at
 
+    _check_out(source, out)
     weights = weights_at(source)
     if precision is None:
         precision = read_run(source).config.train.precision if source.is_dir() else "float32"
@@ -155,6 +158,17 @@ def export_decoder(
     for what, known in (("Scales", len(weights.scales)), ("Names of channels", len(named))):
         if known < len(recordings):
             say(f"{what} are known of {known} of {len(recordings)} recordings.")
+
+
+def _check_out(source: Path, out: Path) -> None:
+    """Refuse to write over what is read, or over a file that keeps the run that is read."""
+    from spikedata_model.checkpoint import CHECKPOINT, RUN
+    from spikedata_model.errors import ConfigError
+    from spikedata_model.weights import WEIGHTS
+
+    kept = (source, *(source / one for one in (RUN, CHECKPOINT, WEIGHTS)))
+    if out.exists() and any(one.exists() and out.samefile(one) for one in kept):
+        raise ConfigError(f"Writing {out} would replace what is read: choose another --out.")
 
 
 def _names(weights: Weights, store: Store) -> dict[str, dict[str, Named]]:

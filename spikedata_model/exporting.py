@@ -100,8 +100,8 @@ def export_decoder(
     Raises
     ------
     ConfigError
-        If the file's name ends otherwise, its folder is missing, ONNX is not installed or cannot
-        hold the model, or is asked for bfloat16.
+        If the file's name ends otherwise, its folder is missing, it is one, ONNX is not installed
+        or cannot hold the model, or is asked for bfloat16.
     CheckpointError
         If the program gives other results than the model; nothing is written.
     OSError
@@ -178,6 +178,8 @@ def _writer(path: Path, precision: str) -> Callable[[OneWindow, str], tuple[byte
     """Return what makes a file of the kind that a name asks for, and a way to run it."""
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {path.parent}: make it, or choose another --out.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: choose a file for --out.")
     if path.suffix == ".pt2":
         return _as_torch
     if path.suffix != ".onnx":

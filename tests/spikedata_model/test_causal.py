@@ -145,7 +145,7 @@ def test_edges_cut_an_interval_into_steps_and_a_shorter_last_one(start, length, 
     assert 0 < lengths[-1] <= step + 2e-6
 
 
-@pytest.mark.parametrize("step", [0.0, -0.1, 1.01, np.nan, np.inf])
+@pytest.mark.parametrize("step", [0.0, 1e-9, -0.1, 1.01, np.nan, np.inf])
 def test_a_step_that_cannot_be_made_is_refused(step):
     model, data = prepare(make_recording())
 

@@ -244,6 +244,31 @@ def test_a_request_for_no_program_ends_with_2(spikedata, arguments, says):
 @pytest.mark.parametrize(
     "arguments",
     [
+        "export-weights run --out run/weights.safetensors",
+        "export-weights run --out run/checkpoint.pt",
+        "export-weights run --out link",
+        "export-weights run/weights.safetensors --out ./run/weights.safetensors",
+        "export-decoder run/weights.safetensors --out link.pt2",
+        "import-weights theirs.ckpt --target hand --out theirs.ckpt",
+    ],
+)
+def test_what_is_read_is_not_written_over(spikedata, arguments):
+    save_theirs(Path("theirs.ckpt"))
+    Path("link").symlink_to("run/run.json")
+    Path("link.pt2").symlink_to("run/weights.safetensors")
+    files = [*Path("run").iterdir(), Path("theirs.ckpt")]
+    before = [one.read_bytes() for one in files]
+    ended = spikedata(arguments)
+
+    assert ended.code == 2
+    assert "would replace what is read" in sentence_of(ended)
+    assert [one.read_bytes() for one in files] == before
+    assert Path("link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
         "import-weights x --out w.safetensors",
         "export-weights",
         "import-w",

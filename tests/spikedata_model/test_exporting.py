@@ -352,11 +352,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         ("decoder.pt", "float32", "'decoder.pt' ends neither in .pt2"),
         ("decoder", "float32", "ends neither in .pt2"),
         ("no/decoder.pt2", "float32", "There is no folder"),
+        ("folder.pt2", "float32", "folder.pt2 is a folder"),
         ("decoder.onnx", "bfloat16", "with --precision float32, or a .pt2 file"),
     ],
 )
 def test_what_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch, name, precision, says):
     monkeypatch.setattr(OneWindow, "__init__", None)
+    (tmp_path / "folder.pt2").mkdir()
 
     with pytest.raises(ConfigError, match=says) as caught:
         export_decoder(tmp_path / name, make_weights(), precision=precision)
