@@ -38,7 +38,8 @@ def finetune_config(
     ----------
     weights : Weights
         The model, whose shape is kept; of ``model.*`` only rates of dropout may be set. Split
-        scheme and recipes are those that it was trained with, where its file says so.
+        scheme, recipes, and targets if they were named, are those that it was trained with, where
+        its file says so.
     mode : {"unit-id", "gradual", "full"}
         Which of the bundled settings.
     settings : sequence of str
@@ -69,12 +70,12 @@ def finetune_config(
 
 
 def _data_of(weights: Weights) -> DataConfig:
-    """Return scheme and recipes of the run that the weights are of."""
+    """Return what the run that the weights are of was trained on, all of its labels."""
     try:
         before = DataConfig.model_validate_json(weights.about.get("data", "{}"))
     except ValidationError:
         return DataConfig()  # of another version: what it says of others' data decides nothing
-    return DataConfig(scheme=before.scheme, recipes=before.recipes)
+    return before.model_copy(update={"labels": None})
 
 
 def finetune(

@@ -293,6 +293,20 @@ def test_other_weights_in_the_same_folder_are_refused(base, tmp_path):
 # ------------------------------------------------------------------ settings
 
 
+def test_targets_that_were_named_in_pretraining_stay_the_ones_that_are_decoded(base, tmp_path):
+    """A recording that names others would else have its own readout, and the known one no use."""
+    config = make_config().model_copy(update={"data": DataConfig(targets=("hand",))})
+    train(Store(base / "store"), tmp_path / "run", config, recording_ids=["lab/a"])
+
+    for name, settings, expected in (
+        ("same", FEW, ("hand",)),
+        ("other", [*FEW, "data.targets=heading"], ("hand", "heading")),
+    ):
+        finetune(Store(base / "store"), tmp_path / name, tmp_path / "run", recording_ids=[NEW],
+                 settings=[*settings, "train.steps=1"])  # fmt: skip
+        assert weights_of_run(tmp_path / name).model.targets == expected
+
+
 def test_scheme_and_recipes_are_those_of_the_model_and_labels_are_not(base, tmp_path):
     recipes = [{"recordings": "lab/*", "divide_by": 5.0, "unit": "mm/s"}]
     config = make_config().model_copy(
