@@ -185,7 +185,7 @@ def _config(path: Path, settings: dict) -> ModelConfig:
     except ValidationError as error:
         reason = describe_validation_error(error)
         raise CheckpointError(f"The model of {path} cannot be made here: {reason}.") from None
-    if _grid(config) is None:
+    if not _same_grid(config):
         raise CheckpointError(f"The model of {path} cannot be made here: {GRID}.")
     return config
 
@@ -193,11 +193,10 @@ def _config(path: Path, settings: dict) -> ModelConfig:
 GRID = "its context is so nearly a number of latent steps that torch_brain rounds it to one more"
 
 
-def _grid(config: ModelConfig) -> int | None:
-    """Return the number of latent steps if ours and ``numpy.arange`` of theirs agree on it."""
+def _same_grid(config: ModelConfig) -> bool:
+    """Return whether we and ``numpy.arange`` of theirs count the same latent steps."""
     exact = config.context / config.latent_step
-    steps = math.ceil(exact)
-    return steps if steps == math.ceil(exact - 1e-9) else None
+    return math.ceil(exact) == math.ceil(exact - 1e-9)
 
 
 def _ids(file: TorchFile, found: Mapping[str, object], name: str) -> list[str]:
@@ -353,5 +352,5 @@ def _check_expressible(
             f"torch_brain needs two rotary periods at least, so a head width of 8, not "
             f"{config.dim_head}: train a model with another model.dim_head to export it."
         )
-    if _grid(config) is None:
+    if not _same_grid(config):
         raise ConfigError(f"The model cannot be exported: {GRID}.")

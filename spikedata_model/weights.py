@@ -254,20 +254,7 @@ def save_run_weights(folder: Path, weights: Weights, record: RunRecord, step: in
 
 
 def weights_at(path: Path, precision: str | None = None) -> Weights:
-    """Return the weights of a file, or those that the run in a folder keeps.
-
-    Parameters
-    ----------
-    path : Path
-        A weights file, or what was given to `spikedata train --out`.
-    precision : {"float32", "bfloat16"}, optional
-        Of matrix products; when not given, float32 for a file and the run's own for a run.
-
-    Raises
-    ------
-    CheckpointError
-        As `load_weights` and `weights_of_run`.
-    """
+    """Return the weights of a run, given its folder (`weights_of_run`), or of a file."""
     if path.is_dir():
         return weights_of_run(path, precision)
     return load_weights(path, precision or "float32")
