@@ -19,6 +19,7 @@ from spikedata.store import Store
 from spikedata_model.checkpoint import Checkpoint, RunRecord, load_checkpoint, read_run, run_hash
 from spikedata_model.errors import CheckpointError
 from spikedata_model.evaluate import Evaluation, Prediction, Score
+from spikedata_model.weights import weights_of_run
 
 __all__ = ["write_report"]
 
@@ -75,10 +76,11 @@ def write_report(store: Store, folder: Path, *, split: str = "test") -> list[Pat
 
     record, checkpoint = read_run(folder), load_checkpoint(folder)
     evaluation = _read_evaluation(folder, split)
-    current = checkpoint is not None and checkpoint.step == evaluation.step
-    if checkpoint is None or not current or evaluation.run != run_hash(folder):
+    kept = weights_of_run(folder).about.get("step")  # of the best step, with train.keep=best
+    current = kept == str(evaluation.step) and evaluation.run == run_hash(folder)
+    if checkpoint is None or not current:
         raise CheckpointError(
-            f"The evaluation in {folder} is not of the run's last step: "
+            f"The evaluation in {folder} is not of the weights that the run keeps: "
             f"run `spikedata evaluate {folder} --split {split}` again."
         )
     record.data(store)  # refuses a store with other recordings
@@ -173,6 +175,8 @@ def _page(
     if evaluation.split == "train":
         seen = "the time that both were trained on"
     parameters = sum(weight.numel() for weight in checkpoint.model.values())
+    best = f" (kept are the weights of step {evaluation.step})"
+    kept = best if evaluation.step != checkpoint.step else ""
     figures = "\n".join(
         f'<figure><img alt="{html.escape(one.caption)}" '
         f'src="data:image/png;base64,{base64.b64encode(one.png).decode()}">'
@@ -188,7 +192,7 @@ def _page(
 </head>
 <body>
 <h1>{name}</h1>
-<p class="lead">POYO with {parameters:,} parameters, trained for {checkpoint.step} steps in
+<p class="lead">POYO with {parameters:,} parameters, trained for {checkpoint.step} steps{kept} in
 {checkpoint.seconds:.0f} s, decodes {won} of {len(evaluation.scores)} targets better than a Wiener
 filter on {seen}.</p>
 <h2>Scores on the split “{evaluation.split}”</h2>

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spikedata.recording import Recording
-from spikedata_model import figures
+from spikedata_model import figures, journal
 from spikedata_model.errors import CheckpointError
 from spikedata_model.evaluate import evaluate
 from spikedata_model.report import write_report
@@ -162,6 +162,20 @@ def test_the_page_speaks_of_the_split_that_it_shows(undrawn, store, run, split):
     assert ("that neither has seen" in " ".join(shown.split())) == (split != "train")
 
 
+def test_a_run_that_keeps_its_best_weights_is_shown_and_says_of_which_step(
+    undrawn, tmp_path, monkeypatch
+):
+    store = make_store(tmp_path / "store", make_recording())
+    scores = iter([0.5, 0.9, 0.1])  # of the curve: the last row is not the best
+    monkeypatch.setattr(journal, "_mean", lambda _: next(scores))
+    config = make_config(steps=9, evaluate_every=3, keep="best")
+    train(store, tmp_path / "run", config)
+    assert evaluate(store, tmp_path / "run").step == 6
+
+    page = Page(write_report(store, tmp_path / "run")[0].read_text(encoding="utf-8"))
+    assert "9 steps (kept are the weights of step 6)" in " ".join(page.shown.split())
+
+
 def test_a_channel_that_stands_still_is_shown_without_a_score(tmp_path):
     recording = make_recording()
     series, held = recording.series["hand"], recording.split("test")
@@ -201,7 +215,7 @@ def test_an_evaluation_of_another_step_is_refused(store, run):
     path = run / "evaluation-test.json"
     path.write_text(path.read_text().replace('"step": 9', '"step": 8'))
 
-    with pytest.raises(CheckpointError, match=r"not of the run's last step: .*--split test` again"):
+    with pytest.raises(CheckpointError, match=r"that the run keeps: .*--split test` again"):
         write_report(store, run)
 
 
