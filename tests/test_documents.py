@@ -51,7 +51,7 @@ def test_blocks_are_found_with_their_excuse() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_block_runs(path: Path, tmp_path: Path) -> None:
-    """Python blocks of a document share one program; shell blocks train the smoke preset."""
+    """Python blocks of a document share one program; shell blocks train and step through little."""
     blocks = [block for block in blocks_of(path) if not block.excused]
     unknown = {block.language for block in blocks} - SHOWN - {"python", "bash"}
     assert not unknown, f"{path.name}: say in test_documents.py how to run {unknown}"
@@ -62,6 +62,8 @@ def test_every_block_runs(path: Path, tmp_path: Path) -> None:
     }
     shell = "".join(block.code for block in blocks if block.language == "bash")
     shell = re.sub(r"(spikedata train\b)", r"\1 --preset smoke", shell)
+    shell = re.sub(r"(spikedata finetune\b)", r"\1 --set train.steps=20", shell)
+    shell = shell.replace("--causal 0.02", "--causal 0.5")
     python = "\n".join(block.code for block in blocks if block.language == "python")
     for command in (["bash", "-euo", "pipefail", "-c", shell], [sys.executable, "-c", python]):
         done = subprocess.run(
