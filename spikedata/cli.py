@@ -70,7 +70,7 @@ class _Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("Stopped. Nothing is lost: the same command goes on where this one was.")
+            say("Stopped. What is finished is kept: the same command goes on from there.")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left; nothing is wrong

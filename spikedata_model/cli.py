@@ -27,7 +27,11 @@ Split = Literal["train", "valid", "test"]
 Role = Literal["train", "heldout", "transfer"]
 OutOption = Annotated[Path, typer.Option(help="Folder of the run; the same one goes on with it.")]
 RecordingOption = Annotated[
-    list[str] | None, typer.Option(help="Train on this recording; may be given several times.")
+    list[str] | None,
+    typer.Option(
+        help="Train on this recording, beside those of --manifest; may be given several times. "
+        "Without either: on all of the store."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: --set train.steps=200.")
@@ -93,9 +97,11 @@ def chosen_recordings(manifest: str | None, role: Role, named: Sequence[str]) ->
     items = list(opened.items())
     ids = [dataset.recording_id(asset) for dataset, asset in items if asset.role == role]
     if not ids and not named:
+        roles = ", ".join(sorted({asset.role for _, asset in items}))
         raise ConfigError(
             f"There is no recording to train on: of the {len(items)} of the manifest "
-            f"'{manifest}' none has the role '{role}'; name some with --recording."
+            f"'{manifest}' none has the role '{role}' (they have: {roles}); name some with "
+            "--recording."
         )
     digest = hashlib.sha256(opened.path.read_bytes()).hexdigest()
     return Chosen([*named, *ids], f"{opened.name} (SHA-256 {digest})")

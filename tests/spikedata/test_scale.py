@@ -442,7 +442,7 @@ def test_ctrl_c_stops_a_pool_and_the_same_command_goes_on(bench, tmp_path, whom)
     _, printed = program.communicate(timeout=60)
 
     assert program.returncode == 130
-    assert "Stopped. Nothing is lost" in printed
+    assert "Stopped. What is finished is kept" in printed
     assert len(Store(tmp_path / "store")) < bench.count
     assert finished(bench.start(tmp_path / "store"), ("done", "skipped")) == bench.count
     assert hashes(tmp_path / "store") == bench.expected
@@ -474,7 +474,7 @@ def test_ctrl_c_is_not_lost_where_python_ignores_it():
     )  # fmt: skip
 
     assert program.returncode == 130
-    assert program.stderr.startswith("Stopped. Nothing is lost")
+    assert program.stderr.startswith("Stopped. What is finished is kept")
 
 
 @contextmanager
