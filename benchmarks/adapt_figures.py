@@ -29,7 +29,7 @@ def adapt_figure(result: dict) -> bytes:
     """Draw R² by share of the labels for each family, and unit identification by step."""
     names = list(dict.fromkeys(one["family"] for one in result["summary"]))
     figure = Figure(figsize=(4.3 * (len(names) + 1), 3.9), layout="constrained")
-    *panels, last = figure.subplots(1, len(names) + 1)
+    *panels, last = figure.subplots(1, len(names) + 1, squeeze=False)[0]
     for axis, name in zip(panels, names, strict=True):
         _shares(axis, name, [one for one in result["summary"] if one["family"] == name])
     if panels:
@@ -46,9 +46,11 @@ def _shares(axis: Any, name: str, rows: Sequence[dict]) -> None:
             continue
         # A little beside each other: ranges would cover each other.
         share = np.array([share for share, _ in mine]) * 1.03 ** (place - 2.5)
-        shown = [np.maximum(values, LOWEST) for _, values in mine]
-        mean = np.array([one.mean() for one in shown])
-        reach = [mean - [one.min() for one in shown], [one.max() for one in shown] - mean]
+        mean, low, high = (
+            np.array([of(values) for _, values in mine]) for of in (np.mean, min, max)
+        )
+        mean, low, high = (np.maximum(one, LOWEST) for one in (mean, low, high))
+        reach = [mean - low, high - mean]
         face = "none" if method in OPEN else colour
         axis.errorbar(share, mean, reach, fmt=f"{mark}-", color=colour, markerfacecolor=face,
                       markersize=4.5, linewidth=1.2, elinewidth=0.9, label=label)  # fmt: skip

@@ -248,8 +248,8 @@ def measure(store: Store, family: Family, runs: Runs, args: argparse.Namespace) 
 # ------------------------------------------------------------------ summary
 
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % points of Student's t by number of values, one degree of freedom less."""
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % points of Student's t for 1, 2, … degrees of freedom; of more, the last."""
 
 
 def interval(values: Sequence[float]) -> list[float]:
@@ -257,7 +257,8 @@ def interval(values: Sequence[float]) -> list[float]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return [mean, mean, mean]
-    half = T_95.get(len(values), 1.96) * float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    point = T_95[min(len(values) - 1, len(T_95)) - 1]
+    half = point * float(np.std(values, ddof=1)) / np.sqrt(len(values))
     return [mean, mean - half, mean + half]
 
 

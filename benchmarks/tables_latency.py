@@ -38,7 +38,7 @@ def latency_table(result: dict) -> str:
     lines += [
         f"\nSteps of {settings['step_s'] * 1e3:g} ms on one core ({machine['processor']}), "
         f"{settings['steps']:,} of them ({settings['large_steps']:,} of the large model, at most "
-        f"{settings['their_steps']:,} of torch_brain's) after a warm-up, "
+        f"{settings['their_steps']:,} of torch_brain's) after a warm-up and without pauses, "
         f"{settings['rate_hz']:g} spikes a second and unit. A square matrix product runs at "
         f"{measured} (GFLOP/s); torch {result['versions']['torch']}; commit "
         f"`{result['commit'][:10]}`.",

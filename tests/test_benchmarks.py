@@ -343,6 +343,8 @@ def test_the_interval_is_that_of_students_t() -> None:
     """Student 1908 tabulates it; of 0, 1 and 2 the deviation is 1: 4.303 over the root of 3."""
     assert bench_adapt.interval([0.0, 1.0, 2.0]) == pytest.approx([1.0, -1.4843, 3.4843], abs=1e-4)
     assert bench_adapt.interval([0.5]) == [0.5, 0.5, 0.5]
+    six = bench_adapt.interval([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])  # 2.571 of Student, not 1.96
+    assert six == pytest.approx([2.5, 0.5363, 4.4637], abs=1e-3)
 
 
 def test_the_scaling_study_trains_every_size_on_every_number_of_sessions(tmp_path: Path) -> None:
