@@ -102,6 +102,8 @@ def export_decoder(
     ConfigError
         If the file's name ends otherwise, its folder is missing, it is one, ONNX is not installed
         or cannot hold the model, or is asked for bfloat16.
+    VocabularyError
+        If the model has no unit, recording or target.
     CheckpointError
         If the program gives other results than the model; nothing is written.
     OSError
@@ -109,6 +111,11 @@ def export_decoder(
     """
     write = _writer(path, precision)
     source, vocabulary = weights.model, weights.vocabulary
+    if not (vocabulary.unit_ids and vocabulary.recording_ids and source.targets):
+        raise VocabularyError(
+            f"{path} was not written: the model knows no unit, no recording or no target, so it "
+            "decodes nothing."
+        )
     state = {name: one.detach().cpu() for name, one in source.state_dict().items()}
     model, exact = (
         build_model(source.config, vocabulary, source.channels, state, one)

@@ -394,5 +394,5 @@ def _hash(header: str, state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(header.encode())
     for name, tensor in state.items():
         digest.update(f"\n{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()

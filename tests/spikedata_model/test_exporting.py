@@ -365,6 +365,21 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch, name, 
     sentence(caught)
 
 
+@pytest.mark.parametrize(
+    ("units", "recordings", "channels"),
+    [((), ("lab/a",), {"hand": 2}), (("lab/a/u0",), (), {"hand": 2}),
+     (("lab/a/u0",), ("lab/a",), {})],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_model_that_decodes_nothing_is_refused(tmp_path, suffix, units, recordings, channels):
+    model = Poyo(TINY, len(units), len(recordings), channels)
+
+    with pytest.raises(VocabularyError, match="no unit, no recording or no target") as caught:
+        export_decoder(tmp_path / f"x{suffix}", Weights(model, Vocabulary(units, recordings)))
+    sentence(caught)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_onnx_the_sentence_says_how_to_install_it(tmp_path, monkeypatch, package):
     find = importlib.util.find_spec
