@@ -36,8 +36,8 @@ def finetune(
     mode: Annotated[
         Mode,
         typer.Option(
-            help="Train embeddings of units and recordings alone; these for a tenth of the steps, "
-            "then everything; or everything at once."
+            help="Train embeddings of units and recordings (and readouts of new targets) alone; "
+            "these first, then everything; or everything at once."
         ),
     ] = "unit-id",
     manifest: Annotated[
