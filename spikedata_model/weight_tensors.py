@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -177,15 +178,16 @@ def read_safe_file(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]
     """
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}: give the path of a weights file.")
-    with path.open("rb") as file:
-        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+    with path.open("rb") as file:  # once: a run that goes on puts another in its place
+        length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
         if size < 10 or length > min(size - 8, MAX_HEADER) or file.read(1) != b"{":
             raise CheckpointError(
                 f"{path} is no weights file of spikedata, or is cut off: give one of `spikedata "
                 "import-weights`, which also reads torch_brain's checkpoints."
             )
+        file.seek(0)
+        content = file.read()
     try:
-        content = path.read_bytes()
         if content.count(b",", 8, 8 + length) > MOST_VALUES:
             raise ValueError(f"its header lists more than {MOST_VALUES} values")
         with safe_open(path, "pt") as opened:

@@ -338,6 +338,25 @@ def test_a_cut_or_flipped_file_is_refused_or_the_same(tmp_path):
     assert refused > 140
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_the_old_one(tmp_path, monkeypatch):
+    """As the weights of a run that is going on are, at any time."""
+    path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    save_weights(path, make_weights())
+    save_weights(other, make_weights(seed=1), {"step": "a longer header"})
+    opened = Path.open
+
+    def replacing_open(self: Path, *arguments: str):
+        file = opened(self, *arguments)
+        if self == path and other.exists():
+            other.replace(path)
+        return file
+
+    monkeypatch.setattr(Path, "open", replacing_open)
+
+    assert same_state(load_weights(path).model, make_weights().model)
+    assert same_state(load_weights(path).model, make_weights(seed=1).model)
+
+
 def test_a_file_of_torch_is_no_weights_file(tmp_path):
     path, proof = tmp_path / "w.pt", tmp_path / "proof"
     torch.save({"format": "spikedata weights", "header": Calls(open, str(proof), "w")}, path)
