@@ -246,7 +246,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     ConfigError
         If another process trains there.
     """
-    with (folder / RUN).open("rb") as file:
+    with (folder / RUN).open("r+b") as file:  # NFS locks nothing that is open to be read only
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

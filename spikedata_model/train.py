@@ -24,6 +24,7 @@ from spikedata_model.checkpoint import (
     Checkpoint,
     RunRecord,
     load_checkpoint,
+    run_hash,
     save_checkpoint,
     sole_use,
     start_run,
@@ -101,7 +102,7 @@ def train(
         If the data cannot be decoded, the settings do not fit them, or the folder holds another
         run or is trained in by another process.
     CheckpointError
-        If the checkpoint is damaged.
+        If the checkpoint is damaged, or the folder was given to another run meanwhile.
     TrainingError
         If the loss or the weights ran away; the last good checkpoint is kept.
     KeyboardInterrupt
@@ -182,6 +183,11 @@ class _Run:
     def save(self, journal: Journal) -> Checkpoint:
         """Write the weights and their card, if they are to be kept, and then the checkpoint."""
         self.world.same({"weights": repr(weight_norms(self.model))})
+        if self.world.first and run_hash(self.folder) != self.card.run:
+            raise CheckpointError(
+                f"{self.folder} now holds another run than the one that trains here, so nothing of "
+                f"step {journal.step} was written: train again in another --out."
+            )
         vocabulary, best = self.data.vocabulary, self.settings.keep == "best"
         unscored = journal.is_over(self.settings.patience) and best_row(journal.curve) is None
         if self.world.first and best and unscored:

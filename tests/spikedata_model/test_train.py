@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from spikedata_model import weights as weights_module
 from spikedata_model.checkpoint import Checkpoint, load_checkpoint, read_run
 from spikedata_model.config import Config, DataConfig, load_config
 from spikedata_model.data import prepare_data
-from spikedata_model.errors import ConfigError
+from spikedata_model.errors import CheckpointError, ConfigError
 from spikedata_model.evaluate import evaluate, predict, r2_score
 from spikedata_model.journal import Journal
 from spikedata_model.optim import learning_rate_factor, make_optimizer
@@ -300,6 +301,22 @@ def test_a_folder_in_which_another_process_trains_is_refused(finished, tmp_path,
     assert_same_end(undisturbed, train(store, tmp_path / "run", RANDOM, progress=progress))
     assert tried == list(range(1, 10))
     assert train(store, tmp_path / "run", RANDOM).step == 9
+
+
+def test_nothing_is_written_into_a_folder_that_was_given_to_another_run(finished, tmp_path):
+    """Its checkpoint would pass for the other's, whose settings it was not trained with."""
+    store = Store(finished / "store")
+    train(store, tmp_path / "other", RANDOM)
+
+    def progress(label: str, done: int, total: int) -> None:
+        if done == 4:
+            shutil.rmtree(tmp_path / "run")
+            shutil.copytree(tmp_path / "other", tmp_path / "run")
+
+    with pytest.raises(CheckpointError, match=r"now holds another run .* nothing of step 6"):
+        train(store, tmp_path / "run", make_config(seed=1), progress=progress)
+    for path in (tmp_path / "other").iterdir():
+        assert path.read_bytes() == (tmp_path / "run" / path.name).read_bytes()
 
 
 def test_a_file_system_without_locks_is_trained_on(finished, tmp_path, monkeypatch):
