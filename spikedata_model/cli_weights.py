@@ -74,10 +74,10 @@ def export_weights(
 ) -> None:
     """Write a checkpoint that torch_brain's POYO.load_pretrained reads."""
     from spikedata_model.published import export_published
-    from spikedata_model.weights import weights_at
+    from spikedata_model.weights import read_weights
 
     _check_out(source, out)
-    weights = weights_at(source)
+    weights = read_weights(source)
     export_published(out, weights)
     units, recordings = weights.vocabulary.unit_ids, weights.vocabulary.recording_ids
     written = {
@@ -122,10 +122,10 @@ def export_decoder(
     from spikedata_model.checkpoint import read_run
     from spikedata_model.exporting import export_decoder as export
     from spikedata_model.exporting import weights_of_recording
-    from spikedata_model.weights import weights_at
+    from spikedata_model.weights import read_weights
 
     _check_out(source, out)
-    weights = weights_at(source)
+    weights = read_weights(source)
     if precision is None:
         precision = read_run(source).config.train.precision if source.is_dir() else "float32"
     if recording is not None:

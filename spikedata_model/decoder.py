@@ -11,7 +11,7 @@ import numpy as np
 from spikedata.errors import did_you_mean
 from spikedata_model.causal import RecordingDecoder, restored
 from spikedata_model.errors import ConfigError, DecodingError, VocabularyError
-from spikedata_model.weights import Weights, own_rows, weights_at
+from spikedata_model.weights import Weights, own_rows, read_weights
 
 __all__ = ["Decoder"]
 
@@ -123,7 +123,7 @@ class Decoder:
             If there are no weights, or they are damaged.
         """
         return cls(
-            weights_at(Path(path), precision), recording_id, start=start, unit_ids=unit_ids,
+            read_weights(Path(path), precision), recording_id, start=start, unit_ids=unit_ids,
             targets=targets, normalised=normalised,
         )  # fmt: skip
 

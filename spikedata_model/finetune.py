@@ -14,19 +14,14 @@ from spikedata_model.checkpoint import Checkpoint
 from spikedata_model.config import Config, DataConfig, Labels, load_config
 from spikedata_model.errors import ConfigError
 from spikedata_model.train import train
-from spikedata_model.weights import Weights, load_weights, weights_of_run
+from spikedata_model.weights import Weights, read_weights
 
-__all__ = ["MODES", "finetune", "finetune_config", "read_weights"]
+__all__ = ["MODES", "finetune", "finetune_config"]
 
 MODES = ("unit-id", "gradual", "full")
 """What is trained: embeddings of units and recordings alone; these first; everything at once."""
 
 FREE = ("ffn_dropout", "residual_dropout", "attention_dropout")  # of the model's settings
-
-
-def read_weights(source: Path) -> Weights:
-    """Return the weights of a run's folder, or of a file of `save_weights`."""
-    return weights_of_run(source) if source.is_dir() else load_weights(source)
 
 
 def finetune_config(
@@ -106,8 +101,8 @@ def finetune(
     source : Path or Weights
         A run's folder, a weights file, or weights: the model to begin with.
     mode : {"unit-id", "gradual", "full"}
-        Train embeddings of units and recordings (and new readouts) alone; for a tenth of the steps,
-        and then everything; or everything at once.
+        Train embeddings of units and recordings (and new readouts) alone; for three tenths of the
+        steps, and then everything; or everything at once.
     recording_ids : sequence of str, optional
         What to adapt to; all recordings of the store when not given.
     labels : Labels, optional

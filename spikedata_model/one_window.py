@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,11 @@ class OneWindow(nn.Module):
     def __init__(self, model: Poyo, unit_rows: Sequence[int] | None = None) -> None:
         super().__init__()
         self.targets, self.n_types = model.targets, model.type_embedding.num_embeddings
-        self.unit_embedding, self.type_embedding = model.unit_embedding, model.type_embedding
-        self.recording_embedding, self.readout = model.recording_embedding, model.readout
+        self.recording_embedding = deepcopy(model.recording_embedding)
+        self.readout = deepcopy(model.readout)
+        if unit_rows is None:
+            self.unit_embedding = deepcopy(model.unit_embedding)
+            self.type_embedding = deepcopy(model.type_embedding)
         with torch.no_grad():
             self.encoder = _Cross(model.encoder)
             self.encoder_ffn = _Feed(model.encoder_ffn)

@@ -43,9 +43,9 @@ __all__ = [
     "extended",
     "load_weights",
     "own_rows",
+    "read_weights",
     "save_run_weights",
     "save_weights",
-    "weights_at",
     "weights_of_run",
 ]
 
@@ -253,7 +253,7 @@ def save_run_weights(folder: Path, weights: Weights, record: RunRecord, step: in
     save_weights(folder / WEIGHTS, replace(weights, provenance=provenance), about)
 
 
-def weights_at(path: Path, precision: str | None = None) -> Weights:
+def read_weights(path: Path, precision: str | None = None) -> Weights:
     """Return the weights of a run, given its folder (`weights_of_run`), or of a file."""
     if path.is_dir():
         return weights_of_run(path, precision)

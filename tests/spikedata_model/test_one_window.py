@@ -118,3 +118,16 @@ def test_the_model_is_left_as_it_is():
 
     assert model.training
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+@pytest.mark.parametrize("rows", [None, range(N_UNITS)])
+def test_a_window_is_decoded_with_the_weights_that_the_model_had(rows):
+    """A model that is trained on while a decoder of it is live does not change the decoder."""
+    model = make_model("tiny")
+    one, window = OneWindow(model, rows), make_window(0, 30, list(range(N_UNITS)))
+    before = one(**window)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+
+    assert all(torch.equal(a, b) for a, b in zip(before, one(**window), strict=True))
