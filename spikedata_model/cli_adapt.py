@@ -77,13 +77,17 @@ def finetune(
     from spikedata_model.config import labels_of
     from spikedata_model.distributed import join
     from spikedata_model.finetune import finetune as run
+    from spikedata_model.finetune import finetune_config
+    from spikedata_model.weights import read_weights
 
     labels = labels_of(trials=trials, seconds=seconds, share=share, seed=draw)
     opened = Store(store_path(store, cache))
     chosen = chosen_recordings(manifest, role, recording or ())
-    with join() as world, progress_bar() as progress:
+    weights = read_weights(source)
+    device = finetune_config(weights, mode, setting or (), labels).train.device
+    with join(device) as world, progress_bar() as progress:
         end = run(
-            opened, out, source, mode=mode, recording_ids=chosen.ids, labels=labels,
+            opened, out, weights, mode=mode, recording_ids=chosen.ids, labels=labels,
             like=dict(map(_pair, like or ())), settings=setting or (), manifest=chosen.manifest,
             board=tensorboard, progress=progress,
         )  # fmt: skip

@@ -152,6 +152,11 @@ class TrainConfig(_Model):
             )
         return self.steps
 
+    @property
+    def frozen_steps(self) -> int:
+        """Steps in which most weights are frozen; errors as `total_steps`."""
+        return round(self.frozen * self.total_steps)
+
 
 class Recipe(_Model):
     """What counts in the recordings of one kind: in the loss, in the scale, and in the score.

@@ -294,7 +294,7 @@ def evaluate(
     record = read_run(folder)
     checkpoint = load_checkpoint(folder)
     settings, done = record.config.train, 0 if checkpoint is None else checkpoint.step
-    stalled = checkpoint is not None and has_stalled(checkpoint.curve, settings.patience)
+    stalled = checkpoint is not None and has_stalled(checkpoint.curve, settings)
     if done < settings.total_steps and not stalled:
         raise CheckpointError(
             f"The run in {folder} is at step {done} of {settings.total_steps}: "

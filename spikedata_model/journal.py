@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
+from spikedata_model.config import TrainConfig
+
 __all__ = ["Journal", "best_row", "has_stalled", "peak_memory"]
 
 MB = 1_000_000
@@ -21,17 +23,24 @@ def best_row(curve: Sequence[Mapping[str, float]]) -> int | None:
     return max(known, key=lambda row: scores[row], default=None)
 
 
-def has_stalled(curve: Sequence[Mapping[str, float]], patience: int) -> bool:
-    """Return whether the last `patience` rows of a curve brought no better mean R²; 0: never.
+def has_stalled(curve: Sequence[Mapping[str, float]], settings: TrainConfig) -> bool:
+    """Return whether as many rows as ``patience`` brought no better mean R²; with 0 never.
+
+    Where most weights are frozen at first, and not to the end, rows of that time do not count.
 
     Examples
     --------
-    >>> curve = [{"mean r2": score} for score in (0.1, 0.5, 0.4, 0.5)]
-    >>> has_stalled(curve, 2), has_stalled(curve, 3)
-    (True, False)
+    >>> curve = [{"step": 5 * n, "mean r2": r2} for n, r2 in enumerate((0.1, 0.5, 0.4, 0.5), 1)]
+    >>> [has_stalled(curve, TrainConfig(steps=50, patience=patience)) for patience in (2, 3)]
+    [True, False]
+    >>> has_stalled(curve, TrainConfig(steps=50, patience=2, frozen=0.3))
+    False
     """
-    best = best_row(curve)
-    return patience > 0 and best is not None and len(curve) - 1 - best >= patience
+    best, thawed = best_row(curve), settings.frozen_steps
+    if settings.patience == 0 or best is None:
+        return False
+    thawed = 0 if thawed == settings.total_steps else thawed
+    return sum(row["step"] > thawed for row in curve[best + 1 :]) >= settings.patience
 
 
 def peak_memory() -> dict[str, float]:
@@ -114,9 +123,9 @@ class Journal:
         last = len(self.curve) - 1
         return last >= 0 and self.curve[-1]["step"] == self.step and best_row(self.curve) == last
 
-    def is_over(self, patience: int) -> bool:
+    def is_over(self, settings: TrainConfig) -> bool:
         """Return whether the run is done: all steps are, or `has_stalled` says so."""
-        return self.step >= self.total_steps or has_stalled(self.curve, patience)
+        return self.step >= self.total_steps or has_stalled(self.curve, settings)
 
     @property
     def seconds_left(self) -> float:

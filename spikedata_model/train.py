@@ -189,7 +189,7 @@ class _Run:
                 f"step {journal.step} was written: train again in another --out."
             )
         vocabulary, best = self.data.vocabulary, self.settings.keep == "best"
-        unscored = journal.is_over(self.settings.patience) and best_row(journal.curve) is None
+        unscored = journal.is_over(self.settings) and best_row(journal.curve) is None
         if self.world.first and best and unscored:
             logger.warning(
                 "No evaluation found an R² (what is scored on the split '%s' never changes, or has "
@@ -285,7 +285,7 @@ def _run_steps(
     run: _Run, checkpoint: Checkpoint | None, board: bool, progress: Progress
 ) -> Checkpoint:
     settings, world, kept = run.settings, run.world, 0
-    total, frozen = settings.total_steps, round(settings.frozen * settings.total_steps)
+    total, frozen = settings.total_steps, settings.frozen_steps
     curve_split = settings.curve_split if run.data.has_split(settings.curve_split) else None
     journal = Journal(total)
     if checkpoint is not None:
@@ -310,7 +310,7 @@ def _run_steps(
         events = stack.enter_context(_open_board(run.folder, journal.step)) if board else None
         stack.enter_context(workers)
         pool = stack.enter_context(ThreadPoolExecutor(1, "next-batch"))
-        while not journal.is_over(settings.patience):
+        while not journal.is_over(settings):
             step = journal.step
             if run.record.start is not None and (step == frozen or ahead is None):
                 freeze(run.model, run.record.start, step < frozen)
@@ -331,11 +331,11 @@ def _run_steps(
                 journal.add_row(_curve_scores(run, curve_split, workers))
                 if events is not None:
                     events.row(journal.curve[-1])
-            saves |= journal.is_over(settings.patience)
+            saves |= journal.is_over(settings)
             if saves or (settings.keep == "best" and journal.is_best):
                 checkpoint, kept, saved = run.save(journal), journal.step, time.monotonic()
             progress(journal.line(), journal.step, total)
-            if world.stopping and not journal.is_over(settings.patience):
+            if world.stopping and not journal.is_over(settings):
                 raise KeyboardInterrupt
     return run.save(journal) if checkpoint is None else checkpoint
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from spikedata_model.config import TrainConfig
 from spikedata_model.journal import Journal, best_row, has_stalled, peak_memory
 
 
@@ -68,7 +69,11 @@ def test_the_memory_held_is_at_least_that_of_an_array_of_this_process():
 
 
 def curve_of(*scores: float | None) -> list[dict[str, float]]:
-    return [{} if score is None else {"mean r2": score} for score in scores]
+    rows: list[dict[str, float]] = [{"step": 10 * n} for n in range(1, len(scores) + 1)]
+    return [
+        row | ({} if one is None else {"mean r2": one})
+        for row, one in zip(rows, scores, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,18 @@ def test_the_best_row_is_the_first_with_the_highest_score(curve, best):
 @pytest.mark.parametrize("patience", range(5))
 def test_a_run_stalls_when_so_many_rows_brought_nothing_better(patience):
     scores = [0.1, 0.4, math.nan, 0.4, 0.2, 0.5]
-    stalled = [has_stalled(curve_of(*scores[:rows]), patience) for rows in range(7)]
+    settings = TrainConfig(steps=100, patience=patience)
+    stalled = [has_stalled(curve_of(*scores[:rows]), settings) for rows in range(7)]
 
     # The second row is the best one until the sixth.
     assert stalled == [patience > 0 and rows - 2 >= patience and rows < 6 for rows in range(7)]
+
+
+@pytest.mark.parametrize(("frozen", "rows"), [(0.0, 3), (0.35, 5), (0.4, 6), (1.0, 3)])
+def test_rows_of_frozen_steps_do_not_count_unless_all_are(frozen, rows):
+    """The first of ten rows stays the best: a run stalls two rows after it, or after thawing."""
+    settings = TrainConfig(steps=100, patience=2, frozen=frozen)
+    curve = curve_of(0.9, *[0.1] * 9)
+
+    stalled = [has_stalled(curve[:length], settings) for length in range(1, 11)]
+    assert stalled.index(True) + 1 == rows
