@@ -229,7 +229,8 @@ def measure(store: Store, family: Family, runs: Runs, args: argparse.Namespace) 
         except Later:
             continue
         rows.append({name: key[name] for name in ("method", "share")}
-                    | {name: value for name, value in found.items() if name != "key"})  # fmt: skip
+                    | {name: value for name, value in found.items()
+                       if name not in ("key", "valid")})  # fmt: skip
         say(f"  {key['share']:.0%} {key['method']}: R² {found['r2']:.3f}")
     if not args.no_curve:
         adapting = [*args.set, f"train.seed={family.seed}"]

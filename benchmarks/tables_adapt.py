@@ -35,7 +35,7 @@ def adapt_table(result: dict) -> str:
         f"Pretrained, the models decode their own sessions' test splits with {pretrained}. "
         f"Preset `{settings['preset']}`, pretrained with {_lengths(result)}, from scratch "
         f"with `{' '.join(settings['scratch'])}`, adapted with "
-        f"`{' '.join(settings['adapt']) or 'the settings of the mode'}`. {machine['processor']}; "
+        f"{_code(settings['adapt']) or 'the settings of the mode'}. {machine['processor']}; "
         f"torch {result['versions']['torch']}; commit `{result['commit'][:10]}`.{unfinished}",
         "",
         *_curve_rows(result),
@@ -47,6 +47,10 @@ def _mean(values: Sequence[float]) -> str:
     if not values:
         return ""
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _code(settings: Sequence[str]) -> str:
+    return f"`{' '.join(settings)}`" if settings else ""
 
 
 def _lengths(result: dict) -> str:
@@ -98,7 +102,7 @@ def scaling_table(result: dict) -> str:
     unfinished = f" {result['missing']} cells are missing." if result["missing"] else ""
     lines.append(
         f"\nSynthetic sessions of {settings['synthetic_seconds']:g} s, preset "
-        f"`{settings['preset']}`, `{' '.join(settings['pretrain'])}`, seeds "
+        f"`{settings['preset']}`, `{' '.join(settings['pretrain'])}`, seed "
         f"{', '.join(map(str, settings['seeds']))}; the new session by unit "
         f"identification from {settings['share']:.0%} of its labels. "
         f"{machine['processor']}; commit `{result['commit'][:10]}`.{unfinished}"
