@@ -20,7 +20,9 @@ def stopping(ask: Callable[[], None]) -> Iterator[None]:
     A second SIGTERM does not: a scheduler that ends a job sends one to every process, and torchrun,
     which gets one as well, another to its own.
 
-    Signals reach the main thread alone: in another one the context does nothing.
+    A signal that the process ignores, as one that was started with nohup or in the background of
+    a script does Ctrl-C, stays ignored. Signals reach the main thread alone: in another one
+    the context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +36,11 @@ def stopping(ask: Callable[[], None]) -> Iterator[None]:
         asked = True
         ask()
 
-    before = {one: signal.signal(one, note) for one in SIGNALS}
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    # None: a handler that is not of Python, and could not be put back.
+    before = {one: held for one, held in before.items() if held not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield
     finally:

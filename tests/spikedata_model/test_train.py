@@ -327,6 +327,19 @@ def test_a_file_system_without_locks_is_trained_on(finished, tmp_path, monkeypat
     assert train(Store(finished / "store"), tmp_path / "run", make_config(steps=1)).step == 1
 
 
+def test_a_signal_that_is_ignored_stays_so(finished, tmp_path):
+    """As that of Ctrl-C in a process that a script started in the background."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        end = train(Store(finished / "store"), tmp_path / "run", RANDOM,
+                    progress=signal_at(3, signal.SIGTERM))  # fmt: skip
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert end.step == 9
+
+
 def test_a_run_goes_on_with_another_number_of_threads(finished, tmp_path, undisturbed):
     store = Store(finished / "store")
     with pytest.raises(Interrupted):
