@@ -5,6 +5,8 @@ SpikedataError
 ├── VocabularyError (KeyError)          a unit or a recording that the model does not know
 ├── CheckpointError (OSError)           a checkpoint is missing, damaged or of another run
 ├── DecodingError (ValueError)          spikes or times that a live decoder cannot take
+├── SuiteError (ValueError)             a suite, a decoder's answer or a result does not fit
+│   └── LeakError                       something of the test side was seen before
 └── TrainingError (ArithmeticError)     a training ran away, or lost one of its processes
 """
 
@@ -12,7 +14,15 @@ from __future__ import annotations
 
 from spikedata.errors import SpikedataError
 
-__all__ = ["CheckpointError", "ConfigError", "DecodingError", "TrainingError", "VocabularyError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DecodingError",
+    "LeakError",
+    "SuiteError",
+    "TrainingError",
+    "VocabularyError",
+]
 
 
 class ConfigError(SpikedataError, ValueError):
@@ -37,3 +47,13 @@ class CheckpointError(SpikedataError, OSError):
 
 class DecodingError(SpikedataError, ValueError):
     """Spikes or times that a live decoder cannot take."""
+
+
+class SuiteError(SpikedataError, ValueError):
+    """A suite, what a decoder answers, or a result does not fit the others."""
+
+    exit_code = 2
+
+
+class LeakError(SuiteError):
+    """A decoder has seen, or could see, something of the test side."""

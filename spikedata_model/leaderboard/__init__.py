@@ -1,0 +1,1 @@
+"""Benchmarks of decoders: suites, guards, baselines, results and their site."""
