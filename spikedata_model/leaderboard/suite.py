@@ -58,7 +58,7 @@ class RowSplit(FileModel):
     train: Positive
     valid: Share
     test: Positive
-    where: dict[str, tuple[str, ...]] = {}
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     longest: Positive | None = None
     whole: bool = False
 
@@ -94,8 +94,14 @@ class Group(FileModel):
     trials : str, optional
         Interval table whose rows are drawn again for the bootstrap; blocks of ``Suite.block`` s
         when not given.
+    trials_where : dict of str to tuple of str
+        Values of columns, as text, of the rows that a budget of trials counts; all when empty.
     split : Split
         How time is divided.
+    gap : float, optional
+        The suite's `gap` where it is another one for this group.
+    gap_reason : str
+        Why it is less than the context, where it is.
     transfer : bool
         Whether the recordings are new ones that a decoder adapts to (label budgets are for these;
         the others keep all of their labels).
@@ -111,7 +117,10 @@ class Group(FileModel):
     evaluate_on: Slug | None = None
     phases: tuple[Slug, ...] = ()
     trials: Slug | None = None
+    trials_where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     split: Split
+    gap: Annotated[float, Field(ge=0)] | None = None
+    gap_reason: str = ""
     transfer: bool = True
     aliases: tuple[str, ...] = ()
 
@@ -224,17 +233,26 @@ class Suite(FileModel):
             raise ValueError("a causal suite, and one of rates, needs a `step` in seconds")
         if (self.task == "rates") != (self.metric == "bits_per_spike"):
             raise ValueError("the task 'rates' is scored in bits_per_spike, and nothing else is")
-        if self.reach < self.context and not self.gap_reason:
-            raise ValueError(
-                f"gap {self.reach:g} s is less than the context of {self.context:g} s: say why in "
-                "gap_reason"
-            )
+        for place, gap, reason in (
+            ("", self.reach, self.gap_reason),
+            *((f"group {g.name}: ", self.reach_of(g), g.gap_reason or self.gap_reason)
+              for g in self.groups),
+        ):  # fmt: skip
+            if gap < self.context and not reason:
+                raise ValueError(
+                    f"{place}gap {gap:g} s is less than the context of {self.context:g} s: say "
+                    "why in gap_reason"
+                )
         return self
 
     @property
     def reach(self) -> float:
         """Seconds that a test sample keeps from training time."""
         return self.context if self.gap is None else self.gap
+
+    def reach_of(self, group: Group) -> float:
+        """Return the seconds that a test sample of a group keeps from training time."""
+        return self.reach if group.gap is None else group.gap
 
     @property
     def recordings(self) -> dict[str, Group]:
@@ -247,7 +265,7 @@ class Suite(FileModel):
         words = {"title", "description", "references", "gap_reason"}
         fields = self.model_dump(mode="json", exclude=words)
         for group in fields["groups"]:
-            del group["title"]
+            del group["title"], group["gap_reason"]
         text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
