@@ -222,7 +222,11 @@ def main() -> None:
     """Run the program with the commands of every installed package."""
     sys.unraisablehook = _not_raised
     for command in entry_points(group="spikedata.commands"):
-        app.command(command.name)(command.load())
+        loaded = command.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=command.name)
+        else:
+            app.command(command.name)(loaded)
     try:
         app()
     except Exception as error:

@@ -94,7 +94,7 @@ class Fitted(FileModel):
     fit_seconds: float
     predict_seconds: float
     decoded_seconds: float  # of neural time
-    about: dict[str, JsonValue] = {}
+    about: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Data(FileModel):
@@ -113,7 +113,7 @@ class Pretraining(FileModel):
 
 
 class Trace(FileModel):
-    """A few seconds of truth and estimate, for a picture; first budget with all labels, one seed."""
+    """A few seconds of truth and estimate, for a picture: of the last budget and the first seed."""
 
     recording_id: str
     columns: tuple[str, ...]

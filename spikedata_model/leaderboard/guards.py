@@ -1,0 +1,271 @@
+"""What makes a score worth nothing: other data, a test side seen before, a look ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from spikedata.errors import RecordingNotFoundError
+from spikedata.manifest import Asset, load_manifest
+from spikedata.store import Store
+from spikedata_model.errors import LeakError, SuiteError
+from spikedata_model.leaderboard.protocol import Entrant, Segment
+from spikedata_model.leaderboard.suite import Suite
+from spikedata_model.leaderboard.tasks import Task
+
+__all__ = ["check_causal", "check_pins", "check_pretraining", "expand_pretraining"]
+
+SAME = 1e-4  # of a channel's deviation: what rounding may change, and no spike may
+PROBES = 3  # segments of a recording whose future is taken away
+
+
+# ------------------------------------------------------------------ hashes
+
+
+def check_pins(suite: Suite, store: Store, recording_ids: Sequence[str]) -> dict[str, str]:
+    """Return the hash of the file that each recording was made from, or refuse the store.
+
+    Raises
+    ------
+    SuiteError
+        If the manifest lacks a recording or pins another file than the suite, the store lacks it,
+        or it was made from another file or by other rules than the manifest's. All are named.
+    """
+    problems, found = [], {}
+    for group in suite.groups:
+        wanted = {name: pin for name, pin in group.recordings.items() if name in recording_ids}
+        if not wanted:
+            continue
+        manifest = load_manifest(suite.manifest_of(group))
+        pinned = {data.recording_id(asset): (data, asset) for data, asset in manifest.items()}
+        for name, pin in wanted.items():
+            if name not in pinned:
+                problems.append(f"{name} is not in the manifest '{manifest.name}'")
+                continue
+            dataset, asset = pinned[name]
+            if pin not in _hashes(asset):
+                problems.append(
+                    f"{name}: the suite pins {pin}, the manifest '{manifest.name}' pins "
+                    f"{' and '.join(_hashes(asset)) or 'nothing'}"
+                )
+                continue
+            problem = _conflict(store, name, pin, dataset.harmonize.model_dump(mode="json"))
+            if problem is not None:
+                problems.append(f"{name}: {problem} (manifest '{manifest.name}')")
+            found[name] = pin
+    if problems:
+        raise SuiteError(
+            f"{suite.name}: {len(problems)} of {len(recording_ids)} recordings in {store.path} are "
+            f"not what the suite is of: {'; '.join(problems)}."
+        )
+    return found
+
+
+def _hashes(asset: Asset) -> list[str]:
+    given = {"sha256": asset.sha256, "md5": asset.md5}
+    return [f"{kind}:{value}" for kind, value in given.items() if value]
+
+
+def _conflict(store: Store, name: str, pin: str, rules: object) -> str | None:
+    """Return how a stored recording differs from what is pinned."""
+    try:
+        provenance = store.provenance(name)
+    except RecordingNotFoundError:
+        return "the store does not have it: `spikedata fetch` and `spikedata ingest` it"
+    kind, _, value = pin.partition(":")
+    asset = provenance.get("asset")
+    stored = asset.get(kind) if isinstance(asset, dict) else None
+    if stored != value:
+        return (
+            f"it was made from a file with {kind}:{stored}, the suite pins {pin}; ingest it again"
+        )
+    if provenance.get("harmonize") != rules:
+        return "it was harmonised by other rules than the manifest states; ingest it again"
+    return None
+
+
+# ------------------------------------------------------------------ what was seen before
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One thing that a decoder had seen, as it was named, and what else it may be called."""
+
+    name: str
+    also: tuple[str, ...] = ()
+
+
+def expand_pretraining(given: Iterable[str]) -> list[Seen]:
+    """Return what names stand for: recordings, or all of a manifest (``"manifest:poyo-1"``).
+
+    Raises
+    ------
+    ManifestError
+        If there is no such manifest.
+    """
+    seen = []
+    for name in given:
+        kind, colon, value = name.partition(":")
+        if kind == "manifest" and colon:
+            manifest = load_manifest(value)
+            for dataset, asset in manifest.items():
+                recording_id = dataset.recording_id(asset)
+                also = (*_names_of(asset), *_hashes(asset))
+                seen.append(Seen(f"{recording_id} (of the manifest '{manifest.name}')",
+                                 (recording_id, *also)))  # fmt: skip
+        else:
+            seen.append(Seen(name, (name,)))
+    return seen
+
+
+def _names_of(asset: Asset) -> tuple[str, ...]:
+    return asset.session, PurePosixPath(asset.path).name, PurePosixPath(asset.path).stem
+
+
+def check_pretraining(
+    suite: Suite,
+    given: Iterable[str],
+    *,
+    fingerprints: Mapping[str, str] | None = None,
+    unit_ids: Iterable[str] = (),
+) -> None:
+    """Refuse a decoder that has seen a recording or a session of the test side.
+
+    Names are compared without case, whole or by their last part: a session under another dataset's
+    name is the same session. So are hashes of files, fingerprints of stored recordings, and ids of
+    units, which begin with their recording's.
+
+    Parameters
+    ----------
+    suite : Suite
+        All of its recordings are its test side.
+    given : iterable of str
+        Recordings, sessions, hashes as ``"sha256:…"``, or ``"manifest:NAME"``.
+    fingerprints : mapping of str to str
+        Fingerprints of what was seen, by recording; compared by `run_suite` with those it scores.
+    unit_ids : iterable of str
+        Units that a model has rows for.
+
+    Raises
+    ------
+    LeakError
+        That says which of the suite's recordings were seen, and as what.
+    """
+    tests = _test_side(suite)
+    found: dict[str, str] = {}
+    for one in expand_pretraining(given):
+        for name in one.also:
+            for known in (_plain(name), _plain(name.rpartition("/")[2])):
+                if known in tests:
+                    found.setdefault(tests[known], one.name)
+    for unit in unit_ids:
+        recording = _plain(unit.rpartition("/")[0])
+        for known in (recording, recording.rpartition("/")[2]):
+            if known in tests:
+                found.setdefault(tests[known], f"the unit {unit}")
+    if found:
+        pairs = [f"{mine} (seen as {theirs})" for mine, theirs in sorted(found.items())]
+        raise LeakError(
+            f"{suite.name}: the decoder was pretrained on {len(found)} of the suite's "
+            f"{len(suite.recordings)} test recordings: {'; '.join(pairs)}. Its score would be of "
+            "what it has seen: pretrain without them."
+        )
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _test_side(suite: Suite) -> dict[str, str]:
+    """Return every name and hash of the suite's recordings, and whose it is."""
+    names: dict[str, str] = {}
+    for group in suite.groups:
+        assets = {
+            dataset.recording_id(asset): asset
+            for dataset, asset in load_manifest(suite.manifest_of(group)).items()
+        }
+        for recording_id, pin in group.recordings.items():
+            asset = assets.get(recording_id)
+            more = () if asset is None else (*_names_of(asset), *_hashes(asset))
+            for name in (recording_id, recording_id.rpartition("/")[2], pin, *more):
+                names.setdefault(_plain(name), recording_id)
+        for alias in group.aliases:
+            names.setdefault(_plain(alias), f"a recording of {group.name}")
+    return names
+
+
+# ------------------------------------------------------------------ the future
+
+
+def check_causal(entrant: Entrant, task: Task, answers: Sequence[np.ndarray], seed: int) -> None:
+    """Refuse a decoder whose estimates change when what comes later is taken away.
+
+    Some segments are cut at a sample drawn by the seed: spikes, samples and the segment's end. What
+    is said of the samples before must be what was said of them in the whole segment.
+
+    Parameters
+    ----------
+    entrant : Entrant
+        Fitted.
+    task : Task
+        The recording.
+    answers : sequence of ndarray, shape (K, C)
+        What it said of each segment of ``task.test``.
+    seed : int
+        Which segments, and where they are cut.
+
+    Raises
+    ------
+    LeakError
+        With the first sample that changed.
+    """
+    rng = np.random.default_rng([seed, len(task.test)])
+    rows = [row for row, one in enumerate(task.test) if len(one.time) > 1]
+    chosen = rng.choice(rows, min(PROBES, len(rows)), replace=False) if rows else []
+    scale = np.maximum(task.truth.std(axis=0), 1e-12)
+    for row in sorted(int(one) for one in chosen):
+        segment = task.test[row]
+        kept = int(rng.integers(1, len(segment.time)))
+        short = without_future(segment, kept)
+        again = np.asarray(entrant.predict(short), np.float64)
+        before = answers[row][:kept]
+        if again.shape != before.shape:
+            raise LeakError(
+                f"{task.suite.name}, {task.recording_id}: of a segment cut at "
+                f"{short.end:.3f} s the decoder returned the shape {again.shape}, expected "
+                f"{before.shape}."
+            )
+        off = ~(np.abs(again - before) <= SAME * scale).all(axis=1)
+        if off.any():
+            at = int(np.argmax(off))
+            raise LeakError(
+                f"{task.suite.name}, {task.recording_id}: the suite is causal, but the estimate at "
+                f"{segment.time[at]:.3f} s changed from {before[at].tolist()} to "
+                f"{again[at].tolist()} when all after {short.time[-1]:.3f} s was taken away: "
+                "use spikes before a sample alone."
+            )
+
+
+def without_future(segment: Segment, kept: int) -> Segment:
+    """Return a segment that ends at its sample number ``kept - 1``, which it still has."""
+    last = float(segment.time[kept - 1])
+    spikes = segment.spike_time < last
+    return replace(
+        segment,
+        end=float(np.nextafter(last, np.inf)),
+        spike_time=segment.spike_time[spikes],
+        spike_unit=segment.spike_unit[spikes],
+        time=segment.time[:kept],
+    )
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the names in a text file, one a line; empty lines and those with # are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"The list {path} cannot be read: {error}.") from None
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -1,0 +1,341 @@
+"""Runs a decoder on a suite: every budget and seed, part by part, so that it can be stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from spikedata.files import write_whole
+from spikedata.options import FileModel
+from spikedata.progress import Progress, silent
+from spikedata.store import Store
+from spikedata_model.errors import LeakError, SuiteError
+from spikedata_model.leaderboard.cost import Cost
+from spikedata_model.leaderboard.decoders import Choice
+from spikedata_model.leaderboard.guards import check_causal, check_pretraining
+from spikedata_model.leaderboard.measuring import Energy, commit, step_times
+from spikedata_model.leaderboard.predictions import (
+    Key,
+    check_answer,
+    hash_of,
+    read_predictions,
+    write_predictions,
+)
+from spikedata_model.leaderboard.protocol import Entrant, HasCost, LiveEntrant, Rules
+from spikedata_model.leaderboard.result import Fitted, Pretraining, Result
+from spikedata_model.leaderboard.scoring import open_tasks, result_of
+from spikedata_model.leaderboard.suite import Budget, Suite
+from spikedata_model.leaderboard.tasks import Task
+
+__all__ = ["run_suite"]
+
+LIVE_SECONDS = 30.0  # of neural time that a live decoder is stepped through to be timed
+SAME = 1e-4  # of a channel's deviation, between a live estimate and the other
+PART, PREDICTIONS, RESULT = "part.json", "predictions.arrow", "result.json"
+
+
+class Part(FileModel):
+    """What a part of a run found besides its predictions; it is written last."""
+
+    key: str
+    predictions_sha256: str
+    fitted: Fitted
+    cost: Cost | None
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One fit: some recordings, a budget and a seed."""
+
+    tasks: tuple[Task, ...]
+    budget: Budget
+    seed: int
+
+    def key(self, choice: Choice) -> str:
+        """Return what its numbers depend on, hashed."""
+        suite = self.tasks[0].suite
+        data = {one.recording_id: [one.fingerprint, one.samples_hash] for one in self.tasks}
+        identity = [choice.identity, commit()]
+        text = json.dumps([suite.sha256, data, self.budget.name, self.seed, identity])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_suite(
+    suite: Suite,
+    store: Store,
+    choice: Choice,
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    budgets: Sequence[str] | None = None,
+    recording_ids: Sequence[str] | None = None,
+    threads: int | None = None,
+    command: str = "",
+    progress: Progress = silent,
+) -> Result:
+    """Fit a decoder on every budget and seed of a suite, score it, and write what was found.
+
+    Parameters
+    ----------
+    suite : Suite
+        The protocol.
+    store : Store
+        The recordings, ingested from the suite's manifests.
+    choice : Choice
+        The decoder, of `choose`.
+    folder : Path
+        For ``result.json``, ``predictions.arrow`` and the parts that a run which was stopped goes
+        on from.
+    seeds, budgets, recording_ids : sequence, optional
+        A part of the suite; the result then says that it is not complete.
+    threads : int, optional
+        Cores to work on; all that this process may use when not given.
+    command : str
+        What is to be given to repeat it.
+    progress : Progress
+        Told of every fit.
+
+    Raises
+    ------
+    SuiteError
+        If the store is not what the suite is of, or the decoder's answers do not fit.
+    LeakError
+        If it was pretrained on the test side, or looks ahead in a causal suite.
+    """
+    chosen = _chosen(suite, seeds, budgets)
+    tasks = open_tasks(suite, store, recording_ids)
+    first = choice.make()
+    pretraining = _pretraining(suite, first, tasks)
+    jobs = list(_jobs(suite, tasks, *chosen))
+    usable = len(os.sched_getaffinity(0)) if threads is None else threads
+    predictions: dict[Key, np.ndarray] = {}
+    parts: list[Part] = []
+    for done, job in enumerate(jobs):
+        what = f"{choice.name}: {job.budget.name}, seed {job.seed}"
+        progress(f"{what}, {_named(job)}", done, len(jobs))
+        part, found = _do(job, choice, folder / "parts", usable)
+        predictions |= found
+        parts.append(part)
+        progress(f"{what}, {_named(job)}", done + 1, len(jobs))
+    result = result_of(
+        suite, tasks, predictions, choice.name, kind=choice.kind,
+        causality="tested" if suite.causal else "free", pretraining=pretraining, command=command,
+        description=(type(first).__doc__ or "").strip().partition("\n")[0],
+    ).model_copy(
+        update={
+            "fitted": tuple(one.fitted for one in parts),
+            "cost": _mean_cost([one.cost for one in parts if one.cost is not None]),
+            "wall_seconds": sum(o.fitted.fit_seconds + o.fitted.predict_seconds for o in parts),
+            "energy_joules": _total([one.energy_joules for one in parts]),
+        }
+    )  # fmt: skip
+    write_predictions(folder / PREDICTIONS, tasks, predictions)
+    write_whole(folder / RESULT, result.model_dump_json(indent=1) + "\n")
+    return result
+
+
+def _chosen(
+    suite: Suite, seeds: Sequence[int] | None, budgets: Sequence[str] | None
+) -> tuple[list[int], list[Budget]]:
+    known = {one.name: one for one in suite.budgets}
+    for what, given, listed in (("seed", seeds, suite.seeds), ("budget", budgets, known)):
+        wrong = [one for one in given or () if one not in listed]
+        if wrong:
+            raise SuiteError(
+                f"The suite '{suite.name}' has no {what} {wrong[0]!r}; it has "
+                f"{', '.join(map(str, listed))}."
+            )
+    return (
+        list(suite.seeds if seeds is None else dict.fromkeys(seeds)),
+        [known[name] for name in (known if budgets is None else dict.fromkeys(budgets))],
+    )
+
+
+def _pretraining(suite: Suite, entrant: Entrant, tasks: Mapping[str, Task]) -> Pretraining | None:
+    """Return what a decoder had seen, or refuse it."""
+    seen = tuple(map(str, getattr(entrant, "pretrained_on", ()) or ()))
+    units = getattr(entrant, "pretrained_units", ())
+    check_pretraining(suite, seen, unit_ids=units)
+    known = {one.fingerprint: name for name, one in tasks.items() if one.fingerprint}
+    for name, fingerprint in dict(getattr(entrant, "pretrained_fingerprints", {})).items():
+        if fingerprint in known:
+            raise LeakError(
+                f"{suite.name}: the decoder was pretrained on {name}, whose stored files are those "
+                f"of the test recording {known[fingerprint]}; pretrain without it."
+            )
+    weights = str(getattr(entrant, "weights_sha256", ""))
+    return Pretraining(recordings=seen, weights=weights) if seen or weights else None
+
+
+def _jobs(
+    suite: Suite, tasks: Mapping[str, Task], seeds: Sequence[int], budgets: Sequence[Budget]
+) -> Iterator[_Job]:
+    together = [tuple(tasks.values())] if suite.fit == "together" else None
+    for budget in budgets:
+        for seed in seeds:
+            for group in together or [(one,) for one in tasks.values()]:
+                yield _Job(group, budget, seed)
+
+
+def _named(job: _Job) -> str:
+    return job.tasks[0].recording_id if len(job.tasks) == 1 else f"{len(job.tasks)} recordings"
+
+
+# ------------------------------------------------------------------ one part
+
+
+def _do(job: _Job, choice: Choice, parts: Path, threads: int) -> tuple[Part, dict[Key, np.ndarray]]:
+    """Return a part of a run, which may be done already."""
+    key = job.key(choice)
+    folder = parts / key[:16]
+    before = _finished(job, folder, key)
+    if before is not None:
+        return before
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    suite = job.tasks[0].suite
+    rules = Rules(suite.task, suite.causal, suite.step, suite.context, job.seed, work, threads)
+    entrant = choice.make()
+    with Energy() as energy:
+        began = time.perf_counter()
+        entrant.fit([one.session(job.budget, job.seed) for one in job.tasks], rules)
+        fitted = time.perf_counter()
+        answers = {one.recording_id: _answers(entrant, one, choice.name) for one in job.tasks}
+        ended = time.perf_counter()
+    for task in job.tasks:
+        if suite.causal:
+            check_causal(entrant, task, answers[task.recording_id], job.seed)
+    found = {
+        Key(task.recording_id, job.budget.name, job.seed): np.concatenate(
+            answers[task.recording_id]
+        )
+        for task in job.tasks
+    }
+    decoded = sum(one.end - one.start for task in job.tasks for one in task.test)
+    part = Part(
+        key=key,
+        predictions_sha256=hash_of(found),
+        fitted=Fitted(
+            recordings=tuple(answers), budget=job.budget.name, seed=job.seed,
+            fit_seconds=fitted - began, predict_seconds=ended - fitted, decoded_seconds=decoded,
+            about=_about(entrant),
+        ),
+        cost=_cost(entrant, job, answers, (ended - fitted) / decoded),
+        energy_joules=energy.joules,
+    )  # fmt: skip
+    write_predictions(folder / PREDICTIONS, {one.recording_id: one for one in job.tasks}, found)
+    write_whole(folder / PART, part.model_dump_json(indent=1) + "\n")
+    return part, found
+
+
+def _finished(job: _Job, folder: Path, key: str) -> tuple[Part, dict[Key, np.ndarray]] | None:
+    """Return a part that was done before, if it is whole."""
+    tasks = {one.recording_id: one for one in job.tasks}
+    try:
+        part = Part.model_validate_json((folder / PART).read_text(encoding="utf-8"))
+        found = read_predictions(folder / PREDICTIONS, job.tasks[0].suite, tasks)
+    except (OSError, ValidationError, SuiteError):
+        return None
+    wanted = {Key(name, job.budget.name, job.seed) for name in tasks}
+    whole = part.key == key and found.keys() == wanted and part.predictions_sha256 == hash_of(found)
+    return (part, found) if whole else None
+
+
+def _answers(entrant: Entrant, task: Task, name: str) -> list[np.ndarray]:
+    """Return what a decoder says of each segment of a recording."""
+    return [
+        check_answer(
+            f"{task.suite.name}, {name}, {task.recording_id}, segment at {one.start:.3f} s",
+            task, entrant.predict(one), len(one.time),
+        )
+        for one in task.test
+    ]  # fmt: skip
+
+
+def _about(entrant: Entrant) -> dict:
+    """Return what a decoder says of itself, as far as JSON can hold it."""
+    about = getattr(entrant, "about", None)
+    given = about() if callable(about) else {}
+    return json.loads(json.dumps(given, default=str), parse_constant=str)
+
+
+def _cost(
+    entrant: Entrant, job: _Job, answers: Mapping[str, list[np.ndarray]], latency: float
+) -> Cost | None:
+    """Return what decoding takes: as the decoder says, and as it is timed."""
+    stated = Cost()
+    if isinstance(entrant, HasCost):
+        stated = _mean_cost([entrant.cost(one.recording_id) for one in job.tasks]) or stated
+    if not job.tasks[0].suite.causal or not isinstance(entrant, LiveEntrant):
+        return stated.model_copy(update={"normalised_latency": latency})
+    seconds, neural = [], 0.0
+    for task in job.tasks:
+        times, passed = _step_through(entrant, task, answers[task.recording_id], job.tasks)
+        seconds += times
+        neural += passed
+    p50, p99 = step_times(seconds)
+    update = {"step_p50": p50, "step_p99": p99, "normalised_latency": sum(seconds) / neural}
+    return stated.model_copy(update=update)
+
+
+def _step_through(
+    entrant: LiveEntrant, task: Task, answers: list[np.ndarray], tasks: Sequence[Task]
+) -> tuple[list[float], float]:
+    """Return the seconds of each live step, and the neural time that they covered.
+
+    Raises
+    ------
+    SuiteError
+        If a live estimate is another than that of `predict`.
+    """
+    seconds, passed = [], 0.0
+    step = task.suite.step or 0.0
+    scale = np.maximum(task.truth.std(axis=0), 1e-12)
+    for segment, answer in zip(task.test, answers, strict=True):
+        if passed >= LIVE_SECONDS / len(tasks):
+            break
+        edges, row = segment.estimates(step)
+        entrant.begin(task.recording_id, segment.start)
+        live, begin = np.empty((len(edges), answer.shape[1])), segment.start
+        for at, edge in enumerate(edges.tolist()):
+            lo, hi = np.searchsorted(segment.spike_time, [begin, edge])
+            spikes = segment.spike_time[lo:hi], segment.spike_unit[lo:hi]
+            began = time.perf_counter()
+            live[at] = entrant.step(*spikes, edge)
+            seconds.append(time.perf_counter() - began)
+            begin = edge
+        off = ~(np.abs(live[row] - answer) <= SAME * scale).all(axis=1)
+        if off.any():
+            at = int(np.argmax(off))
+            raise SuiteError(
+                f"{task.suite.name}, {task.recording_id}: at {segment.time[at]:.3f} s the live "
+                f"estimate is {live[row][at].tolist()}, `predict` says {answer[at].tolist()}; they "
+                "must be the same."
+            )
+        passed += float(edges[-1]) - segment.start if len(edges) else 0.0
+    return seconds, max(passed, step)
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
+    """Return the mean of every field that all of them state."""
+    if not costs:
+        return None
+    found = {}
+    for name in Cost.model_fields:
+        values = [getattr(one, name) for one in costs]
+        found[name] = None if any(one is None for one in values) else float(np.mean(values))
+    return Cost.model_validate(found)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,0 +1,179 @@
+"""The accepted results in a folder: how one gets in, and the tables that they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from spikedata.files import write_whole
+from spikedata.manifest import describe_validation_error
+from spikedata.store import Store
+from spikedata_model.errors import SuiteError
+from spikedata_model.leaderboard.guards import check_pretraining
+from spikedata_model.leaderboard.predictions import read_predictions
+from spikedata_model.leaderboard.result import Result
+from spikedata_model.leaderboard.scoring import open_tasks, result_of
+from spikedata_model.leaderboard.suite import Suite, list_suites, load_suite
+
+__all__ = ["accept", "rank", "read_result", "read_results", "slug"]
+
+ALIKE = 1e-9  # by which numbers computed again may differ
+MOST_BYTES = 256 << 20
+
+
+def read_result(path: Path) -> Result:
+    """Read the JSON of a run.
+
+    Raises
+    ------
+    SuiteError
+        If it cannot be read or is no result.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise SuiteError(f"{path} has more than {MOST_BYTES >> 20} MiB: it is no result.")
+        return Result.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise SuiteError(f"The result {path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        raise SuiteError(f"{path} is no result: {describe_validation_error(error)}.") from None
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Return all results in a folder of accepted ones, in order of suites and names.
+
+    Raises
+    ------
+    SuiteError
+        If there is no such folder, or a file in it is no result.
+    """
+    if not folder.is_dir():
+        raise SuiteError(
+            f"There is no folder {folder} with results; `spikedata leaderboard add` makes one, or "
+            "give another with --from."
+        )
+    return [read_result(path) for path in sorted(folder.glob("*/*.json"))]
+
+
+def accept(
+    result: Result, predictions: Path, store: Store, folder: Path, suite: Suite | None = None
+) -> Path:
+    """Score predictions again and, if the result says the same of them, put it into a folder.
+
+    Parameters
+    ----------
+    result : Result
+        Of `run_suite` or `score_file`, here or elsewhere.
+    predictions : Path
+        The file that it is of.
+    store : Store
+        The recordings.
+    folder : Path
+        Of the accepted results: ``<suite>/<decoder>.json``. One of the same name is replaced.
+    suite : Suite, optional
+        The bundled one of the result's name when not given.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    SuiteError
+        If the result is of another version of the suite, of other data or other predictions, or
+        its scores are not those of the predictions. All differences are named.
+    LeakError
+        If it says that it was pretrained on the test side.
+    """
+    if suite is None:
+        if result.suite not in list_suites():
+            raise SuiteError(
+                f"'{result.decoder}' is of the suite '{result.suite}', which does not come with "
+                "spikedata; give its file with --suite."
+            )
+        suite = load_suite(result.suite)
+    if result.pretraining is not None:
+        check_pretraining(suite, result.pretraining.recordings)
+    tasks = open_tasks(suite, store, list(result.data))
+    again = result_of(
+        suite, tasks, read_predictions(predictions, suite, tasks), result.decoder,
+        kind=result.kind, causality=result.causality,
+    )  # fmt: skip
+    problems = list(_differences(result, again))
+    if problems:
+        raise SuiteError(
+            f"'{result.decoder}' on '{suite.name}' is not accepted: {'; '.join(problems)}. Run it "
+            "again, and add what that wrote."
+        )
+    path = folder / slug(suite.name) / f"{slug(result.decoder)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, result.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def _differences(result: Result, again: Result) -> Iterable[str]:
+    """Yield how a result differs from what its predictions say."""
+    for field, what in (
+        ("suite_sha256", "it is of another version of the suite"),
+        ("predictions_sha256", "the predictions are others"),
+        ("metric", "it has another metric"),
+        ("complete", "it says otherwise whether it is complete"),
+    ):
+        mine, theirs = getattr(result, field), getattr(again, field)
+        if mine != theirs:
+            yield f"{what} ({mine}, here {theirs})"
+    for name, one in again.data.items():
+        mine = result.data[name]
+        for field in ("source", "samples"):
+            if getattr(mine, field) != getattr(one, field):
+                yield (
+                    f"{name}: the {field} are {getattr(mine, field)}, here {getattr(one, field)}"
+                )
+    for what, mine, theirs in (
+        ("scores", result.scores, again.scores), ("summaries", result.summaries, again.summaries)
+    ):  # fmt: skip
+        if len(mine) != len(theirs):
+            yield f"it has {len(mine)} {what}, its predictions make {len(theirs)}"
+            continue
+        for one, other in zip(mine, theirs, strict=True):
+            if not _alike(one.model_dump(), other.model_dump()):
+                named = getattr(one, "recording_id", one.group)
+                yield f"the {what} of {named} ({one.budget}) are not those of its predictions"
+                break
+
+
+def _alike(mine: object, theirs: object) -> bool:
+    """Return whether two parts of a result are the same but for rounding; nan is nan."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return mine.keys() == theirs.keys() and all(_alike(mine[k], theirs[k]) for k in mine)
+    if isinstance(mine, tuple | list) and isinstance(theirs, tuple | list):
+        return len(mine) == len(theirs) and all(map(_alike, mine, theirs))
+    if isinstance(mine, float) and isinstance(theirs, float):
+        same_nan = mine != mine and theirs != theirs
+        return same_nan or abs(mine - theirs) <= ALIKE * max(1.0, abs(mine))
+    return mine == theirs
+
+
+def slug(name: str) -> str:
+    """Return a file name for a decoder; it cannot leave its folder."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip(".-") or "unnamed"
+
+
+def rank(results: Sequence[Result], suite: Suite) -> list[Result]:
+    """Return the results of a suite, the best first; those that are not complete come last.
+
+    The mean over groups of the last budget's means decides.
+    """
+    mine = [one for one in results if one.suite == suite.name]
+    last = suite.budgets[-1].name
+
+    def order(one: Result) -> tuple[bool, float]:
+        means = [cell.mean for cell in one.summaries if cell.budget == last]
+        mean = sum(means) / len(means) if means else float("nan")
+        return not one.complete, -mean if mean == mean else float("inf")
+
+    return sorted(mine, key=order)
