@@ -1,14 +1,14 @@
 """Write the pins of the shipped suites, as the manifests have them.
 
-``python benchmarks/build_suites.py`` writes; ``--check`` writes nothing, names what differs and exits
-1. Everything else in ``spikedata_model/leaderboard/suites/*.toml`` is written by hand, and stays to
+``python benchmarks/build_suites.py`` writes; ``--check`` writes nothing, names what differs and
+exits 1. All else in ``spikedata_model/leaderboard/suites/*.toml`` is written by hand, and stays to
 the byte. Two kinds of comments in a group say what is filled in below them:
 
-- ``# pins: role=transfer task=center_out_reaching`` above ``[groups.recordings]``: the recordings of
-  the group's manifest with these fields, and the hash of each one's file; ``# pins: all`` is all.
+- ``# pins: role=transfer task=center_out_reaching`` above ``[groups.recordings]``: the recordings
+  of the group's manifest with these fields, and the hash of the file of each; ``all`` is all.
 - ``# aliases: role=heldout short name=OTHER`` above ``aliases = [...]``: the ids of the manifest's
-  recordings in that role, the archive's short names of the group's own files
-  (``sub-T_ses-CO-20130819``), and names as they stand. Whoever trained on one of them has seen the group.
+  recordings in that role, the archive's short names of the group's own files, as
+  ``sub-T_ses-CO-20130819``, and names as they stand. Who trained on one has seen the group.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def pin_of(asset: Asset) -> str:
 
 
 def chosen(items: list[Item], rule: str) -> list[Item]:
-    """Return what a rule as ``"role=train task=maze_reaching"`` chooses, in the manifest's order."""
+    """Return what a rule as ``"role=train task=maze_reaching"`` chooses, in order."""
     if rule == "all":
         return items
     wanted = dict(word.split("=", 1) for word in rule.split())
