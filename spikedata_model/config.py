@@ -259,6 +259,8 @@ class DataConfig(_Model):
     targets: Names | None = None  # each recording's own ones when not given
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_read_recipes)] = ()  # or "poyo"
     labels: Labels | None = None  # the whole training split when not given
+    short: Literal["drop", "keep"] | None = None  # what training intervals shorter than a window
+    # give: nothing, or one window of what they hold; when not given, keep with `labels` alone
 
 
 class Config(_Model):

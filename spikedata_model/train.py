@@ -218,7 +218,7 @@ def _check_windows(sampler: Sampler) -> None:
         raise ConfigError(
             f"{known[idle[0]]}: its training split has no interval as long as a window, so nothing "
             f"would be learned from it ({len(idle)} of {len(known)} recordings are so): leave it "
-            "out, or train with a shorter model.context."
+            "out, train with a shorter model.context, or set data.short=keep."
         )
 
 
@@ -272,12 +272,13 @@ def _resolve(config: Config, sampler: Sampler) -> Config:
 def training_sampler(data: RunData, config: Config, batch_size: int | None = None) -> Sampler:
     """Return the sampler whose batches a model is trained on, with units dropped as configured.
 
-    Of few labels all count, also those of trials that are shorter than a window.
+    Of few labels all count, also those of trials that are shorter than a window; of all labels only
+    where ``data.short`` says so.
     """
     size = config.train.batch_size if batch_size is None else batch_size
     kept = config.train.unit_dropout
     augment = [] if kept is None else [UnitDropout(**kept.model_dump())]
-    short = "drop" if config.data.labels is None else "keep"
+    short = config.data.short or ("drop" if config.data.labels is None else "keep")
     return data.sampler("train", config, batch_size=size, augment=augment, short=short)
 
 
