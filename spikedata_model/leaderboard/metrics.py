@@ -198,9 +198,10 @@ def bootstrap(
     """Return the 95 % interval of `mean_score` over other trials and other seeds.
 
     In each draw every recording gets as many of its trials as it has, with replacement, the same
-    ones for all its seeds (they were tested on the same trials), and as many of its seeds; the
-    score is computed anew from what was drawn. The interval is from the 2.5th to the 97.5th
-    percentile. Recordings are not drawn: it says nothing of other animals or days.
+    ones for all its seeds (they were tested on the same trials), and one less than it has of its
+    seeds (see `draw_seeds`); the score is computed anew from what was drawn. The interval is from
+    the 2.5th to the 97.5th percentile. Recordings are not drawn: it says nothing of other animals
+    or days.
 
     Parameters
     ----------
@@ -305,9 +306,14 @@ def draw_trials(count: int, draws: int, seed: int, recording: int) -> np.ndarray
 
 
 def draw_seeds(count: int, draws: int, seed: int, recording: int, who: int) -> np.ndarray:
-    """Return which seeds each draw has, (D, S) int64."""
+    """Return which seeds each draw has, (D, max(1, S - 1)) int64.
+
+    The mean of S values drawn out of S varies with (S - 1) / S of the variance that it should have,
+    a third too little for three seeds; that of S - 1 values varies as it should (Rao and Wu 1988,
+    Journal of the American Statistical Association 83, 231-241).
+    """
     generator = np.random.default_rng([seed, 1 + who, recording])
-    return generator.integers(count, size=(draws, count))
+    return generator.integers(count, size=(draws, max(1, count - 1)))
 
 
 def _interval(
