@@ -99,7 +99,9 @@ class Seen:
 
 
 def expand_pretraining(given: Iterable[str]) -> list[Seen]:
-    """Return what names stand for: recordings, or all of a manifest (``"manifest:poyo-1"``).
+    """Return what names stand for: recordings, or those of a manifest (``"manifest:poyo-1"``).
+
+    Of a manifest it is the recordings with the role "train", on which `spikedata train` trains.
 
     Raises
     ------
@@ -113,9 +115,9 @@ def expand_pretraining(given: Iterable[str]) -> list[Seen]:
             manifest = load_manifest(value)
             for dataset, asset in manifest.items():
                 recording_id = dataset.recording_id(asset)
-                also = (*_names_of(asset), *_hashes(asset))
-                seen.append(Seen(f"{recording_id} (of the manifest '{manifest.name}')",
-                                 (recording_id, *also)))  # fmt: skip
+                also = (recording_id, *_names_of(asset), *_hashes(asset))
+                if asset.role == "train":
+                    seen.append(Seen(f"{recording_id} of the manifest '{manifest.name}'", also))
         else:
             seen.append(Seen(name, (name,)))
     return seen
@@ -169,9 +171,9 @@ def check_pretraining(
     if found:
         pairs = [f"{mine} (seen as {theirs})" for mine, theirs in sorted(found.items())]
         raise LeakError(
-            f"{suite.name}: the decoder was pretrained on {len(found)} of the suite's "
-            f"{len(suite.recordings)} test recordings: {'; '.join(pairs)}. Its score would be of "
-            "what it has seen: pretrain without them."
+            f"{suite.name}: the decoder was pretrained on {len(found)} recordings of the suite's "
+            f"test side: {'; '.join(pairs)}. Its score would be of what it has seen: pretrain "
+            "without them."
         )
 
 

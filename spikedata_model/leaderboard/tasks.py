@@ -103,7 +103,7 @@ class Task:
             train=tuple(_segments(self.recording, self.target, parts["train"])),
             valid=tuple(_segments(self.recording, self.target, parts["valid"])),
             phases={
-                name: table.cut(seen) for name, table in self.recording.intervals.items()
+                name: table.within(seen) for name, table in self.recording.intervals.items()
             },
             evaluate_on=self.group.evaluate_on,
         )  # fmt: skip
@@ -241,7 +241,7 @@ def _bin_starts(part: IntervalSet, table: IntervalSet | None, step: float) -> np
     """
     found: list[np.ndarray] = [np.empty(0)]
     behind = -np.inf
-    for start, end in part if table is None else table.cut(part):
+    for start, end in part if table is None else table.within(part):
         first = max(start, behind)
         count = max(0, int(np.floor((end - first) / step + ROUNDING)))
         found.append(first + step * np.arange(count))
