@@ -20,6 +20,9 @@ class Cost(FileModel):
         Multiply-adds of a dense evaluation, per estimate.
     effective_macs : float, optional
         Those of them in which neither factor is 0, mean over the test samples.
+    effective_acs : float, optional
+        Those of these that are additions alone, because a side of the product (as spikes) holds
+        -1, 0 and 1 alone.
     connection_sparsity, activation_sparsity : float, optional
         Shares of weights, and of activations, that are 0.
     step_p50, step_p99 : float, optional
@@ -32,6 +35,7 @@ class Cost(FileModel):
     bytes: float = 0
     macs: float | None = None
     effective_macs: float | None = None
+    effective_acs: float | None = None
     connection_sparsity: float | None = None
     activation_sparsity: float | None = None
     step_p50: float | None = None
