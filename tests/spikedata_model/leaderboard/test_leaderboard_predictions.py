@@ -98,14 +98,14 @@ def changed(table: pa.Table, name: str, row: int, value) -> pa.Table:
 
 BROKEN = {
     "a missing row": (lambda t: t.slice(1), "1 of .* predictions are missing and 0"),
-    "a row twice": (lambda t: pa.concat_tables([t, t.slice(5, 1)]), "0 of .* and 1 are there twice"),
-    "another time": (lambda t: changed(t, "time", 7, 1e5), "1 rows are at times that are no sample"),
+    "a row twice": (lambda t: pa.concat_tables([t, t.slice(5, 1)]), "1 are there twice"),
+    "another time": (lambda t: changed(t, "time", 7, 1e5), "1 rows are at times that are no"),
     "a time that is none": (lambda t: changed(t, "time", 7, np.nan), "no sample of the test split"),
     "no number": (lambda t: changed(t, "predicted", 3, np.nan), "1 predictions are not a number"),
     "infinity": (lambda t: changed(t, "predicted", 3, np.inf), "1 predictions are not a number"),
     "an empty field": (lambda t: changed(t, "predicted", 3, None), "'predicted' has empty fields"),
     "another recording": (
-        lambda t: changed(t, "recording_id", 0, "lab/on"), "no recording_id 'lab/on'; did you mean"),
+        lambda t: changed(t, "recording_id", 0, "lab/on"), "'lab/on'; did you mean"),
     "another channel": (lambda t: changed(t, "channel", 0, "z"), "has no channel 'z'"),
     "another budget": (lambda t: changed(t, "budget", 0, "5 %"), "has no budget '5 %'"),
     "another seed": (lambda t: changed(t, "seed", 0, 9), "not 9"),
@@ -176,8 +176,8 @@ def test_the_rows_to_fill_in_are_those_that_are_asked_for(world, tmp_path):
 
     assert table["predicted"].null_count == len(table)
     assert {key: one.shape for key, one in found.items()} == {k: v.shape for k, v in made.items()}
+    put(tmp_path / "empty.arrow", table)
     with pytest.raises(SuiteError, match="empty fields"):
-        put(tmp_path / "empty.arrow", table)
         read_predictions(tmp_path / "empty.arrow", suite, tasks)
 
 

@@ -192,7 +192,7 @@ class Disguised(Counting):
 
 
 def test_a_decoder_that_saw_the_test_side_is_not_fitted(world, tmp_path):
-    with pytest.raises(LeakError, match="lab/two .seen as elsewhere/TWO"):
+    with pytest.raises(LeakError, match=r"lab/two .seen as elsewhere/TWO"):
         run(world, tmp_path / "run", Seen)
     assert not (tmp_path / "run").exists()
 
@@ -200,7 +200,7 @@ def test_a_decoder_that_saw_the_test_side_is_not_fitted(world, tmp_path):
 def test_stored_bytes_give_a_recording_away_under_any_name(world, tmp_path):
     fingerprint = world[1]["lab/one"].fingerprint
 
-    with pytest.raises(LeakError, match="pretrained on mine/all, whose stored files .* lab/one"):
+    with pytest.raises(LeakError, match=r"pretrained on mine/all, whose stored files .* lab/one"):
         run(world, tmp_path / "run", lambda: Disguised(fingerprint))
 
 
@@ -270,7 +270,7 @@ def test_live_steps_are_timed_and_must_say_the_same(tmp_path):
     assert result.cost.step_p99 is not None
     assert 0 < result.cost.step_p50 <= result.cost.step_p99
     assert result.cost.normalised_latency is not None
-    with pytest.raises(SuiteError, match="the live estimate is .* must be the same"):
+    with pytest.raises(SuiteError, match=r"the live estimate is .* must be the same"):
         run(world, tmp_path / "other", lambda: Live(late=0.5))
 
 

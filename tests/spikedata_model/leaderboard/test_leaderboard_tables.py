@@ -38,6 +38,11 @@ def better(result, **changes):
     return result.model_copy(update={"scores": (first.model_copy(update=changes), *others)})
 
 
+def other_data(result, **changes):
+    data = {name: one.model_copy(update=changes) for name, one in result.data.items()}
+    return result.model_copy(update={"data": data})
+
+
 CHEATS = {
     "a better score": (
         lambda r: better(r, score=0.99), "the scores of lab/one .all. are not those"),
@@ -49,17 +54,13 @@ CHEATS = {
         lambda r: r.model_copy(update={"summaries": (r.summaries[0].model_copy(
             update={"mean": 0.99}),)}), "the summaries of made-up"),
     "a score left out": (
-        lambda r: r.model_copy(update={"scores": r.scores[1:]}), "it has 3 scores, its predictions"),
+        lambda r: r.model_copy(update={"scores": r.scores[1:]}), "it has 3 scores"),
     "another suite": (
         lambda r: r.model_copy(update={"suite_sha256": "0" * 64}), "another version of the suite"),
     "other predictions": (
-        lambda r: r.model_copy(update={"predictions_sha256": "0" * 64}), "the predictions are others"),
-    "other samples": (
-        lambda r: r.model_copy(update={"data": {n: d.model_copy(update={"samples": "0" * 64})
-                                                for n, d in r.data.items()}}), "the samples are 000"),
-    "another file": (
-        lambda r: r.model_copy(update={"data": {n: d.model_copy(update={"source": "md5:" + "0" * 32})
-                                                for n, d in r.data.items()}}), "the source are md5:000"),
+        lambda r: r.model_copy(update={"predictions_sha256": "0" * 64}), "predictions are others"),
+    "other samples": (lambda r: other_data(r, samples="0" * 64), "the samples are 000"),
+    "another file": (lambda r: other_data(r, source=f"md5:{0:032d}"), "the source are md5:000"),
     "not all, called complete": (
         lambda r: r.model_copy(update={"complete": False}), "whether it is complete"),
 }  # fmt: skip

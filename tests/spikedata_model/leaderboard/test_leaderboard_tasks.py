@@ -43,7 +43,8 @@ def test_nothing_of_the_test_time_is_in_what_is_learned_from(budget):
     for part in (*session.train, *session.valid):
         assert not test.contains(part.time).any()
         assert not test.contains(part.spike_time).any()
-        assert (part.start <= part.spike_time).all() and (part.spike_time < part.end).all()
+        assert (part.start <= part.spike_time).all()
+        assert (part.spike_time < part.end).all()
     for table in session.phases.values():
         assert (table & test).duration == 0
     assert len(session.train) >= 1
