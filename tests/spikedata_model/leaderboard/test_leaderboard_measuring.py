@@ -16,8 +16,10 @@ from torch.nn.utils import parametrize, prune
 
 import spikedata_model.leaderboard.measuring as measuring
 from spikedata_model.errors import SuiteError
+from spikedata_model.leaderboard.entrants.poyo_cost import window_macs
 from spikedata_model.leaderboard.measuring import Energy, commit, machine, module_cost, step_times
 from spikedata_model.leaderboard.result import Machine
+from tests.spikedata_model.test_poyo import make_model, make_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,27 @@ def test_products_count_whichever_function_made_them(function, expected):
     cost = module_cost(Call(function), torch.randn(4, 6))
 
     assert cost.macs == cost.effective_macs == expected
+
+
+def test_a_poyo_as_it_runs_multiplies_what_its_equations_say_less_what_it_makes_once():
+    """Queries of latents and of recordings, and keys of equal tokens, are made once and looked up.
+
+    Its layers are called as functions, its attention is its own: no hook on a layer sees it.
+    """
+    model, tokens = make_model(), make_tokens()
+    shape, n_latents, n_windows = model.config, len(model.latent_time_L), len(tokens.recording_B)
+    n_tokens, n_queries = (np.diff(one) for one in (tokens.token_offsets, tokens.query_offsets))
+    as_written = sum(
+        window_macs(shape, n_latents, spikes, samples, 2)
+        for spikes, samples in zip(n_tokens.tolist(), n_queries.tolist(), strict=True)
+    )
+    pairs = len(torch.unique(torch.stack([tokens.type_T, tokens.unit_T]), dim=1).T)
+    width = shape.dim * shape.cross_heads * shape.dim_head
+    spared = n_latents * n_windows - shape.latents_per_step
+    spared += 2 * (n_tokens.sum() - pairs) + n_queries.sum() - n_windows
+    cost = module_cost(model, tokens)
+
+    assert cost.macs == as_written - width * spared
 
 
 def test_spikes_are_added_not_multiplied():
