@@ -110,9 +110,9 @@ class PoyoEntrant:
         self._start = start if start is None or isinstance(start, Weights) else read_weights(
             Path(start)
         )  # fmt: skip
-        self._own_recordings: tuple[str, ...] = ()
+        self._fingerprints: dict[str, str] = {}
         if start is not None and not isinstance(start, Weights) and Path(start).is_dir():
-            self._own_recordings = tuple(read_run(Path(start)).recordings)
+            self._fingerprints = dict(read_run(Path(start)).recordings)
         self.mode = None if start is None else mode or "unit-id"
         self._base = self._read_config()
         self._forget()
@@ -315,8 +315,18 @@ class PoyoEntrant:
         vocabulary = self._start.vocabulary
         heads = (one.split("/") for one in vocabulary.unit_ids)
         owners = ("/".join(head[:2]) for head in heads if len(head) > 2)
-        named = {*vocabulary.recording_ids, *self._start.scales, *self._own_recordings, *owners}
+        named = {*vocabulary.recording_ids, *self._start.scales, *self._fingerprints, *owners}
         return tuple(sorted(named))
+
+    @property
+    def pretrained_units(self) -> tuple[str, ...]:
+        """Ids of all units that the start has rows for."""
+        return () if self._start is None else self._start.vocabulary.unit_ids
+
+    @property
+    def pretrained_fingerprints(self) -> dict[str, str]:
+        """Fingerprints of what the run that it starts from was trained on, by recording."""
+        return dict(self._fingerprints)
 
     @property
     def weights_sha256(self) -> str:

@@ -418,7 +418,13 @@ def test_it_adapts_a_model_and_says_what_that_had_seen(recording, base, tmp_path
     assert entrant.about()["mode"] == "unit-id"
     second = PoyoEntrant(start=tmp_path / "new" / "run", mode="full")
     assert second.pretrained_on == ("lab/a", "lab/b", "lab/c")
-    assert (PoyoEntrant().pretrained_on, PoyoEntrant().weights_sha256) == ((), "")
+    assert second.pretrained_fingerprints == dict(record.recordings)
+    assert set(second.pretrained_units) == {
+        f"lab/{one}/u{row}" for one in "abc" for row in range(4)
+    }
+    nothing = PoyoEntrant()
+    assert (nothing.pretrained_on, nothing.pretrained_units, nothing.weights_sha256) == ((), (), "")
+    assert nothing.pretrained_fingerprints == {}
 
 
 def test_recordings_that_only_unit_ids_tell_of_are_named(base):
