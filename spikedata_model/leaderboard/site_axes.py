@@ -70,7 +70,7 @@ def ticks(low: float, high: float, log: bool = False) -> list[float]:
     >>> ticks(0.03, 0.97)
     [0.2, 0.4, 0.6, 0.8]
     >>> ticks(0.5, 2000, log=True)
-    [1.0, 10.0, 100.0, 1000.0]
+    [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
     """
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -53,7 +53,8 @@ class Run:
 class Shelf:
     """A suite with all that is known about it.
 
-    ``suite`` is None where only results name it; ``budgets`` go from most labels to fewest.
+    ``suite`` is None where only results name it; ``budgets`` go from most labels to fewest, and
+    ``looks`` has the runs that are ranked, best first.
     """
 
     name: str
@@ -230,11 +231,13 @@ def _budgets(suite: Suite | None, results: list[Result]) -> tuple[str, ...]:
 
 
 def _looks(shelf: Shelf) -> dict[str, Look]:
-    """Return colour and mark of every run: the best of all groups get one, the others are grey."""
-    place: dict[str, float] = {run.stem: math.inf for run in shelf.runs}
+    """Return colour and mark of every ranked run: the best ones get some, the others are grey."""
+    place: dict[str, float] = {run.stem: math.inf for run in shelf.runs if not run.problem}
     for group in shelf.groups:
         for budget in shelf.budgets[:1]:
-            for k, (run, _) in enumerate(shelf.rows(group, budget)):
+            ranked = [run for run, _ in shelf.rows(group, budget) if not run.problem]
+            for k, run in enumerate(ranked):
                 place[run.stem] = min(place[run.stem], k)
-    best = sorted(place, key=lambda stem: (place[stem], stem))[:N_LOOKS]
-    return {stem: Look(best.index(stem) if stem in best else None) for stem in place}
+    order = sorted(place, key=lambda stem: (place[stem], stem))
+    best = order[:N_LOOKS]
+    return {stem: Look(best.index(stem) if stem in best else None) for stem in order}

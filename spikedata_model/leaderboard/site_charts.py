@@ -226,7 +226,7 @@ def dots_chart(
         return None
     ends = [v for p in points for v in (p.low, p.x, p.high) if math.isfinite(v)]
     short = tuple(_short(name) for name in names)
-    left = 18 + 6.4 * max(len(one) for one in short)
+    left = 16 + 7.3 * max(len(one) for one in short)
     step = 16 + 3 * min(len(lines), 4)
     frame = frame_of((x, ends), (Axis(""), [0.0]), 720, 70 + step * len(names), left)
     rows = Scale(Axis(""), -0.5, len(names) - 0.5, 14, frame.height - 44)  # first name on top

@@ -148,7 +148,9 @@ def file_name(name: str) -> str:
     ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9._-]+", "-", ascii_)
     slug = re.sub(r"\.{2,}", ".", slug).strip("-._")[:LONGEST].rstrip("-._")
-    if slug and slug == name and slug.partition(".")[0] not in DEVICES:
+    if slug.partition(".")[0] in DEVICES:
+        slug = f"x-{slug}"
+    if slug and slug == name:
         return slug
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{slug}-{digest[:8]}" if slug else f"x-{digest[:8]}"
@@ -180,8 +182,8 @@ def count(value: float | None) -> str:
 
     Examples
     --------
-    >>> count(1234567)
-    '1 234 567'
+    >>> count(1234567).split()
+    ['1', '234', '567']
     """
     if value is None or not math.isfinite(value):
         return decimal(value)

@@ -38,17 +38,21 @@ def index_page(board: Board) -> str:
     runs = [run for shelf in board.shelves for run in shelf.runs]
     lead = tag(
         "p",
-        f"{count(len(runs))} {'run' if len(runs) == 1 else 'runs'} on "
-        f"{count(sum(bool(shelf.runs) for shelf in board.shelves))} of "
-        f"{count(len(board.shelves))} suites. A suite fixes recordings, split, causality, labels "
-        "and metric, so that numbers in one group of it can be compared. ",
-        tag("a", "What the suites are", href="suites.html"), ".",
+        "Decoders of neural spikes under fixed protocols. A suite says which recordings, split, "
+        "causality, labels and metric; numbers can be compared within one group of a suite and "
+        f"the same labels. {_number(len(runs), 'run')} on "
+        f"{_number(sum(bool(shelf.runs) for shelf in board.shelves), 'suite')}; ",
+        tag("a", "all suites", href="suites.html"), ".",
         class_="lead",
     )  # fmt: skip
     empty = tag("p", "There are no results yet.") if not runs else None
     shown = all_results(board) if runs or any(s.papers for s in board.shelves) else None
     return page(board, board.title, board.title, lead, empty,
                 _filters(board) if shown else None, shown, here="index.html")  # fmt: skip
+
+
+def _number(value: int, noun: str) -> str:
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def _select(label: str, name: str, options: list[tuple[str, str]]) -> Markup:
@@ -133,9 +137,6 @@ def suite_page(board: Board, shelf: Shelf) -> str:
 def _group(shelf: Shelf, group: str, ident: str) -> Iterator[Child]:
     if any(s.group == group for run in shelf.runs for s in run.result.summaries):
         yield group_table(shelf, group)
-        if any(run.problem for run in shelf.runs):
-            yield tag("p", "Runs that are incomplete, or of another version of the suite, stand "
-                      "last and are not ranked.", class_="note")  # fmt: skip
         charts = [one for one in _charts(shelf, group, ident) if one is not None]
         yield tag("div", charts, class_="charts") if charts else None
     else:
@@ -149,14 +150,15 @@ def _group(shelf: Shelf, group: str, ident: str) -> Iterator[Child]:
 
 
 def _charts(shelf: Shelf, group: str, ident: str) -> Iterator[Markup | None]:
-    """Yield the charts of a group; runs of another version of the suite are in none."""
-    runs = [run for run in shelf.runs if not run.problem.startswith("other")]
+    """Yield the charts of a group; runs that are not ranked are in none."""
+    by_stem = {run.stem: run for run in shelf.runs}
+    runs = [by_stem[stem] for stem in shelf.looks]
     score = Axis(metric_short(shelf.metric), floor=FLOOR)
     title = shelf.group_title(group)
     best = shelf.budgets[0] if shelf.budgets else ""
     if len(shelf.budgets) > 1:
         lines = [_by_labels(shelf, run, group) for run in runs]
-        axis = Axis("labelled time of a recording", log=True, show=seconds)
+        axis = Axis("labelled time of a recording", log=True, show=labelled)
         yield lines_chart(
             f"{ident}-labels", f"{title}: score against labels",
             "Each point is the mean over recordings of one label budget, with its 95 % interval.",
@@ -179,6 +181,11 @@ def _charts(shelf: Shelf, group: str, ident: str) -> Iterator[Markup | None]:
 
 def _plainly(value: float) -> str:
     return f"{value:.3g}"
+
+
+def labelled(value: float) -> str:
+    """Return labelled time for an axis, in seconds wherever it lies."""
+    return f"{value:.4g} s" if value >= 1 else seconds(value)
 
 
 def _line(shelf: Shelf, run: Run, points: list[Point]) -> Line:

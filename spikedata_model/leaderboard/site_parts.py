@@ -109,7 +109,8 @@ def page(
     )  # fmt: skip
     body = tag("body",
         tag("a", "Skip to the content", href="#content", class_="skip"),
-        tag("header", tag("a", board.title, href=f"{up}index.html", class_="home"),
+        tag("header",
+            None if same else tag("a", board.title, href=f"{up}index.html", class_="home"),
             tag("nav", nav, aria_label="Pages"), class_="top"),
         tag("main", tag("h1", heading), *content, id="content", tabindex="-1"),
         tag("footer", tag("p", f"{DASH} stands for a number that is not known or cannot be "
@@ -168,7 +169,9 @@ def table(
     parts = []
     for body in bodies:
         top = body.title and tag(
-            "tr", tag("th", body.title, colspan=len(heads), scope="rowgroup"), class_="title"
+            "tr",
+            tag("th", tag("span", body.title), colspan=len(heads), scope="rowgroup"),
+            class_="title",
         )
         parts.append(tag("tbody", top, body.rows, class_=body.class_))
     caption = tag("caption", label)
@@ -217,11 +220,12 @@ def cells_of(run: Run, one: Summary, glyph: Markup | None = None) -> list[Cell]:
         Cell(decimal(one.sd), one.sd, True),
         Cell(count(one.n_recordings), one.n_recordings, True),
         Cell(count(one.n_seeds), one.n_seeds, True),
-        Cell(tag("span", CAUSALITY[result.causality], title=CAUSALITY_WORDS[result.causality])),
+        Cell(tag("span", CAUSALITY[result.causality], class_="keep",
+                 title=CAUSALITY_WORDS[result.causality])),
         Cell(count(seen), seen, True),
         Cell(seconds(step), step, True),
         Cell(amount(latency), latency, True) if latency is None or latency >= 1
         else Cell(decimal(latency, 4), latency, True),
         Cell(amount(parameters), parameters, True),
-        Cell(result.date),
+        Cell(tag("time", result.date, datetime=result.date)),
     ]  # fmt: skip

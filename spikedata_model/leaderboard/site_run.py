@@ -23,7 +23,7 @@ from spikedata_model.leaderboard.site_markup import (
     size,
     tag,
 )
-from spikedata_model.leaderboard.site_pages import FLOOR, session_points
+from spikedata_model.leaderboard.site_pages import FLOOR, labelled, session_points
 from spikedata_model.leaderboard.site_parts import (
     CAUSALITY,
     CAUSALITY_WORDS,
@@ -124,7 +124,7 @@ def _score_charts(shelf: Shelf, run: Run) -> Iterator[Markup | None]:
             "labels", "Score against labels",
             "Each point is the mean over recordings of one label budget, with its 95 % interval.",
             [one for one in lines if one.points],
-            Axis("labelled time of a recording", log=True, show=seconds), score,
+            Axis("labelled time of a recording", log=True, show=labelled), score,
         )  # fmt: skip
     best = shelf.budgets[0] if shelf.budgets else ""
     names = sorted({s.recording_id for s in run.result.scores if s.budget == best})

@@ -24,6 +24,7 @@ from spikedata_model.leaderboard.site_parts import (
 
 __all__ = ["all_results", "group_table", "papers_table"]
 
+UNRANKED = "Not ranked: incomplete, or of another version of the suite"
 # What a paper says of causality can only be a claim.
 CLAIMED = {"causal": "claimed", "not causal": "free", "unknown": "unknown"}
 
@@ -48,15 +49,18 @@ def all_results(board: Board) -> Markup:
     ]  # fmt: skip
     heads.insert(5, Head("Metric", "metric"))
     ours = [
-        _our_row(shelf, run, one)
+        (run, _our_row(shelf, run, one))
         for shelf in board.shelves for group in shelf.groups for budget in shelf.budgets
         for run, one in shelf.rows(group, budget)
     ]  # fmt: skip
     theirs = [_their_row(shelf, paper) for shelf in board.shelves for paper in shelf.papers]
-    bodies = [Body(ours, "Runs of these suites")]
-    if theirs:
-        words = "As published, under other protocols: not to be ranked with the runs above"
-        bodies.append(Body(theirs, words, "published"))
+    bodies = [
+        Body([shown for run, shown in ours if not run.problem], "Runs of these suites"),
+        Body([shown for run, shown in ours if run.problem], UNRANKED, "unranked"),
+        Body(theirs, "As published, under other protocols: not to be ranked with the runs above",
+             "published"),
+    ]  # fmt: skip
+    bodies = [one for one in bodies if one.rows]
     return table("All results", heads, bodies, ident="results")
 
 
@@ -79,7 +83,7 @@ def _their_row(shelf: Shelf, paper: Published) -> Markup:
     cells = [
         Cell([tag("bdi", paper.method), " ", badge("as published", "paper")]),
         Cell(tag("a", shelf.name, href=shelf.page)),
-        Cell(_place(shelf, paper)),
+        Cell(shelf.group_title(paper.group)),
         Cell(paper.labels or DASH, None, True),
         Cell(decimal(paper.value), paper.value, True),
         Cell(metric_short(paper.metric)),
@@ -91,34 +95,60 @@ def _their_row(shelf: Shelf, paper: Published) -> Markup:
                data_labels=paper.labels or None)  # fmt: skip
 
 
-def _place(shelf: Shelf, paper: Published) -> str:
-    """Return the group of a number, with its recording where it is of one."""
-    title = shelf.group_title(paper.group)
-    return f"{title}, {paper.recording}" if paper.recording else title
-
-
 # ------------------------------------------------------------------ a suite
 
 
-def group_table(shelf: Shelf, group: str) -> Markup:
-    """Return the runs of a group, those with each label budget under a line of their own."""
+def group_table(shelf: Shelf, group: str) -> list[Markup]:
+    """Return the runs of a group with all labels, then those with fewer, by budget and in full."""
+    rows = {b: some for b in shelf.budgets if (some := shelf.rows(group, b))}
     heads = [Head("Decoder", "decoder"), *run_heads()]
-    rows = {budget: shelf.rows(group, budget) for budget in shelf.budgets}
-    ends = [v for some in rows.values() for _, one in some for v in (one.low, one.high, one.mean)]
-    bodies = [
-        Body([_group_row(shelf, run, one, ends) for run, one in some],
-             f"Labels: {budget}" if len(shelf.budgets) > 1 else None)
-        for budget, some in rows.items() if some
+    title = f"{shelf.group_title(group)}: {metric_short(shelf.metric)}"
+
+    def bodies(budget: str, words: str | None) -> list[Body]:
+        ends = [v for _, one in rows[budget] for v in (one.low, one.high, one.mean)]
+        good = [_group_row(shelf, *one, ends) for one in rows[budget] if not one[0].problem]
+        rest = [_group_row(shelf, *one, ends) for one in rows[budget] if one[0].problem]
+        both = [Body(good, words), Body(rest, UNRANKED, "unranked")]
+        return [one for one in both if one.rows]
+
+    first, *fewer = rows
+    parts = [table(f"{title}. Labels: {first}", heads, bodies(first, None))]
+    if fewer:
+        whole = table(f"{title}, with fewer labels", heads,
+                      [one for b in fewer for one in bodies(b, f"Labels: {b}")])  # fmt: skip
+        parts.append(_by_budget(shelf, list(rows), rows, title))
+        parts.append(tag("details", tag("summary", "With fewer labels, in full"), whole))
+    return parts
+
+
+def _by_budget(
+    shelf: Shelf, budgets: list[str], rows: dict[str, list[tuple[Run, Summary]]], title: str
+) -> Markup:
+    """Return the mean of every run with every budget, in the order of the first."""
+    means = {(run.stem, b): one.mean for b in budgets for run, one in rows[b]}
+    runs = {run.stem: run for b in budgets for run, _ in rows[b]}
+    heads = [Head("Decoder", "decoder"),
+             *(Head(b, f"budget-{k}", True) for k, b in enumerate(budgets))]  # fmt: skip
+    listed = [
+        row([Cell([_swatch(shelf, run), *named(run, "../")]),
+             *(Cell(decimal(v), v, True) for b in budgets for v in [means.get((stem, b))])])
+        for stem, run in runs.items()
+        if not run.problem
     ]  # fmt: skip
-    return table(f"{shelf.group_title(group)}: {metric_short(shelf.metric)}", heads, bodies)
+    return table(f"{title}, by labels", heads, [Body(listed)])
+
+
+def _swatch(shelf: Shelf, run: Run) -> list[str] | None:
+    look = shelf.looks.get(run.stem)  # runs that are not ranked have none, and are in no chart
+    return [swatch(look), " "] if look else None
 
 
 def _group_row(shelf: Shelf, run: Run, one: Summary, ends: Iterable[float]) -> Markup:
     cells = [
-        Cell([swatch(shelf.looks[run.stem]), " ", *named(run, "../")]),
+        Cell([_swatch(shelf, run), *named(run, "../")]),
         *cells_of(run, one, _glyph(one, ends)),
     ]
-    return row(cells, class_="unranked" if run.problem else None)
+    return row(cells)
 
 
 def _glyph(one: Summary, ends: Iterable[float]) -> Markup | None:
@@ -134,7 +164,7 @@ def _glyph(one: Summary, ends: Iterable[float]) -> Markup | None:
 
     parts = [
         tag("path", d=f"M{at(one.low):.1f} 7H{at(one.high):.1f}"),
-        tag("circle", cx=f"{at(one.mean):.1f}", cy=7, r=3.2),
+        tag("circle", cx=f"{at(one.mean):.1f}", cy=7, r=2.8),
     ]
     return tag("svg", parts, viewBox="0 0 90 14", width=90, height=14, class_="glyph",
                aria_hidden="true")  # fmt: skip

@@ -52,7 +52,7 @@ def make_suite(name: str = "reach", **changes: Any) -> Suite:
 
 
 def fake_result(
-    suite: Suite, decoder: str = "ridge", *, skill: float = 0.8, seed: int = 0, **changes: Any
+    suite: Suite, /, decoder: str = "ridge", *, skill: float = 0.8, seed: int = 0, **changes: Any
 ) -> Result:
     """Return what a decoder of some skill would have scored; numbers come from `seed` alone."""
     rng = np.random.default_rng([seed, len(decoder)])
