@@ -180,19 +180,15 @@ def samples(
     store: StoreOption = None,
 ) -> None:
     """Write the file of predictions that a suite asks for, with the numbers left empty."""
-    import pyarrow as pa
-
-    from spikedata.files import write_whole
     from spikedata_model.leaderboard.predictions import samples_table
     from spikedata_model.leaderboard.scoring import open_tasks
     from spikedata_model.leaderboard.suite import load_suite
+    from spikedata_model.predictions import write_table
 
     loaded, opened = load_suite(suite), Store(store_path(store, cache))
     table = samples_table(open_tasks(loaded, opened), loaded)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_whole(out, sink.getvalue().to_pybytes())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(out, table)
     say(f"{out}: {len(table)} rows to fill in the column 'predicted' of.")
 
 

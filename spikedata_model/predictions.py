@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from spikedata.files import write_whole
 
-__all__ = ["Prediction", "write_predictions"]
+__all__ = ["Prediction", "write_predictions", "write_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,11 @@ def write_predictions(
                 "wiener": pa.array(np.ascontiguousarray(baseline[:, row])),
             }
             tables.append(pa.table(columns))
-    table = pa.concat_tables(tables).unify_dictionaries()
+    write_table(path, pa.concat_tables(tables).unify_dictionaries())
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow IPC file, whole or not at all; errors as `write_predictions`."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

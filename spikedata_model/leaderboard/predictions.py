@@ -16,12 +16,19 @@ import numpy as np
 import pyarrow as pa
 
 from spikedata.errors import did_you_mean
-from spikedata.files import write_whole
 from spikedata_model.errors import SuiteError
 from spikedata_model.leaderboard.suite import Suite
 from spikedata_model.leaderboard.tasks import Task
+from spikedata_model.predictions import write_table
 
-__all__ = ["Key", "check_answer", "hash_of", "read_predictions", "write_predictions"]
+__all__ = [
+    "Key",
+    "check_answer",
+    "hash_of",
+    "read_predictions",
+    "samples_table",
+    "write_predictions",
+]
 
 COLUMNS = ("recording_id", "budget", "seed", "time", "channel", "predicted")
 NEAR = 1e-6  # s by which a time of a file may differ from that of the sample
@@ -89,11 +96,7 @@ def write_predictions(path: Path, tasks: Mapping[str, Task], predictions: Predic
         If the folder is missing, full or not writable; the old file, if any, is untouched.
     """
     parts = [_rows(tasks[key.recording_id], key, predictions[key]) for key in sorted(predictions)]
-    table = pa.concat_tables([_table(), *parts]).unify_dictionaries()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_whole(path, sink.getvalue().to_pybytes())
+    write_table(path, pa.concat_tables([_table(), *parts]).unify_dictionaries())
 
 
 def samples_table(tasks: Mapping[str, Task], suite: Suite) -> pa.Table:
