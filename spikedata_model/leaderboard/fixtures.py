@@ -26,8 +26,10 @@ __all__ = ["SUITE", "write_suite_fixture"]
 SUITE = "suite.toml"
 FILES = "files"  # folder of the data files, below that of the suite
 
-# s. Shares of 0.6 or 0.7 to train, and 32 whole trials of them, must leave something to score.
-CENTER_OUT, RANDOM_TARGET, FALCON = 300.0, 450.0, 60.0
+# s of behaviour. Every part of a split must hold something to score, and where 32 trials are asked
+# for, more than so many valid ones must lie in the training time; every third or so is not valid.
+CENTER_OUT, RANDOM_TARGET = 100.0, 150.0
+MANY_TRIALS = 3  # times as long
 
 Writer = Callable[[Path, int], None]
 
@@ -68,13 +70,14 @@ def write_suite_fixture(
         raise SuiteError(f"A fixture needs at least one recording of a group, not {per_group}.")
     suite = load_suite(name)
     kept = {group.name: _spread(list(group.recordings), per_group) for group in suite.groups}
+    times = MANY_TRIALS if any(budget.trials for budget in suite.budgets) else 1
     pins: dict[str, str] = {}
     for manifest_name in dict.fromkeys(group.manifest for group in suite.groups):
         wanted = {
             recording_id for group in suite.groups if group.manifest == manifest_name
             for recording_id in kept[group.name]
         }  # fmt: skip
-        manifest = _write_files(load_manifest(manifest_name), wanted, folder, seed)
+        manifest = _write_files(load_manifest(manifest_name), wanted, folder, seed, times)
         _write_toml(folder / f"{manifest_name}.toml", manifest)
         for dataset, asset in manifest.items():
             pins[dataset.recording_id(asset)] = f"sha256:{asset.sha256}"
@@ -98,13 +101,15 @@ def _spread(names: list[str], count: int | None) -> list[str]:
     return [names[round(row * (len(names) - 1) / max(count - 1, 1))] for row in range(count)]
 
 
-def _write_files(manifest: Manifest, wanted: set[str], folder: Path, seed: int) -> Manifest:
+def _write_files(
+    manifest: Manifest, wanted: set[str], folder: Path, seed: int, times: int
+) -> Manifest:
     """Write the wanted assets of a manifest; return the manifest of the files that were written."""
     datasets = []
     for dataset in manifest.datasets:
         root = f"{FILES}/{dataset.id}"
         assets = tuple(
-            _write_asset(dataset, asset, folder / root, seed)
+            _write_asset(dataset, asset, folder / root, seed, times)
             for asset in dataset.assets
             if dataset.recording_id(asset) in wanted
         )
@@ -116,12 +121,12 @@ def _write_files(manifest: Manifest, wanted: set[str], folder: Path, seed: int) 
     )
 
 
-def _write_asset(dataset: Dataset, asset: Asset, root: Path, seed: int) -> Asset:
+def _write_asset(dataset: Dataset, asset: Asset, root: Path, seed: int, times: int) -> Asset:
     """Write the file of an asset; return the asset with the pins of what was written."""
     path = root / asset.path
     path.parent.mkdir(parents=True, exist_ok=True)
     # A writer may not look at the path, so the seed is one of this asset.
-    _writer(dataset, asset)(path, zlib.crc32(f"{seed} {asset.path}".encode()))
+    _writer(dataset, asset, times)(path, zlib.crc32(f"{seed} {asset.path}".encode()))
     return asset.model_copy(
         update={
             "size": path.stat().st_size, "sha256": sha256_of(path),
@@ -138,8 +143,8 @@ def _write_toml(path: Path, model: BaseModel) -> None:
 # ------------------------------------------------------------------ which file is written how
 
 
-def _writer(dataset: Dataset, asset: Asset) -> Writer:
-    """Return what writes a file of the kind that an asset of a dataset is.
+def _writer(dataset: Dataset, asset: Asset, times: int) -> Writer:
+    """Return what writes a file of the kind that an asset of a dataset is, so many times as long.
 
     Raises
     ------
@@ -152,39 +157,39 @@ def _writer(dataset: Dataset, asset: Asset) -> Writer:
             f"{dataset.recording_id(asset)}: no layout writes files of '{dataset.id}'; "
             f"{did_you_mean(dataset.id, WRITERS)}"
         )
-    return make(asset)
+    return make(asset, times)
 
 
-def _perich_miller(asset: Asset) -> Writer:
+def _perich_miller(asset: Asset, times: int) -> Writer:
     random_target = asset.task == "random_target_reaching"
     return partial(
         perich_miller.write_perich_miller,
         task="random_target" if random_target else "center_out",
-        duration=RANDOM_TARGET if random_target else CENTER_OUT,
+        duration=times * (RANDOM_TARGET if random_target else CENTER_OUT),
         arrays=1 if asset.subject == "T" else 2,
         session=Path(asset.path).stem.rpartition("_")[0],
     )
 
 
-def _odoherty_sabes(asset: Asset) -> Writer:
+def _odoherty_sabes(asset: Asset, times: int) -> Writer:
     return layouts()[f"odoherty-{asset.subject.lower()}"].write
 
 
-def _nlb(dataset_id: str, asset: Asset) -> Writer:
+def _nlb(dataset_id: str, asset: Asset, times: int) -> Writer:
     (one,) = (one for one in nlb.SETS if one.dataset == dataset_id)
     return partial(nlb.write_file, one, asset.role == "heldout")
 
 
-def _always(write: Callable[..., None], **options: float) -> Callable[[Asset], Writer]:
-    return lambda asset: partial(write, **options)
+def _always(write: Writer) -> Callable[[Asset, int], Writer]:
+    return lambda asset, times: write
 
 
-WRITERS: Mapping[str, Callable[[Asset], Writer]] = {
+WRITERS: Mapping[str, Callable[[Asset, int], Writer]] = {
     "perich_miller_population_2018": _perich_miller,
     "odoherty_sabes_nonhuman_2017": _odoherty_sabes,
-    "falcon_m1": _always(falcon.write_m1, duration=FALCON),
-    "falcon_m2": _always(falcon.write_m2, duration=FALCON),
-    "falcon_h1": _always(falcon.write_h1, duration=FALCON),
+    "falcon_m1": _always(falcon.write_m1),
+    "falcon_m2": _always(falcon.write_m2),
+    "falcon_h1": _always(falcon.write_h1),
     "peyrache_a2929": _always(bundled.write_head_direction),
     "nelpy_linear_track": _always(bundled.write_linear_track),
     "stevenson2011": _always(bundled.write_hand_velocity),

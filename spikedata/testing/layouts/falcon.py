@@ -46,18 +46,18 @@ KEEP = "Timesteps to KEEP covariates (for training, eval)."
 EASTERN = timezone(timedelta(hours=-5))
 
 
-def write_m1(path: Path, seed: int = 0, *, duration: float = 24.0) -> None:
-    """Write a file of 000941: 24 s, 12 units, 5 trials, EMG of 16 muscles; or longer."""
+def write_m1(path: Path, seed: int = 0) -> None:
+    """Write a file of 000941: 24 s, 12 units, 5 trials, EMG of 16 muscles."""
     rng = np.random.default_rng([seed, 0xFA1])
     nwb = _file("L_20120924_held_in_calib", "MonkeyL-held-in-calib", "Rouse",
                 datetime(2012, 9, 24, tzinfo=EASTERN))  # fmt: skip
     groups = _groups(nwb, "floating microelectrode_array", [f"{one}_electrode_group" for one in
                                                            "HIJKZ"])  # fmt: skip
-    end = (np.arange(round(duration / BIN)) * BIN).round(4)
+    end = (np.arange(1200) * BIN).round(4)
     drive = _smooth(rng, len(end), 4)
-    trials = [(4.0 * row + 1.24, 4.0 * row + 3.36) for row in range(int(duration / 4) - 1)]
+    trials = [(4.0 * row + 1.24, 4.0 * row + 3.36) for row in range(5)]
     _add_units(nwb, rng, end, drive, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 95], 4, groups,
-               observed=(0.0, float(end[-1])))  # fmt: skip
+               observed=(0.0, 23.98))  # fmt: skip
     _add_m1_trials(nwb, rng, trials)
     weight = rng.uniform(0, 1, (4, len(MUSCLES)))
     _add_channels(nwb, "preprocessed_emg", MUSCLES, np.abs(drive) @ weight, end, "mV")
@@ -66,18 +66,17 @@ def write_m1(path: Path, seed: int = 0, *, duration: float = 24.0) -> None:
     _write(nwb, path)
 
 
-def write_m2(path: Path, seed: int = 0, *, duration: float = 30.0) -> None:
-    """Write a file of 000953: 30 s, 10 units, 11 trials, two finger groups; or longer."""
+def write_m2(path: Path, seed: int = 0) -> None:
+    """Write a file of 000953: 30 s, 10 units, 11 trials, two finger groups."""
     rng = np.random.default_rng([seed, 0xFA2])
     nwb = _file("MonkeyN_10-19-13:00_held_in", "MonkeyN-held-in-calib", "Chestek Lab",
                 datetime(2020, 10, 19, 13, tzinfo=timezone(timedelta(hours=-4))),
                 session_id="2020-10-19_Run1")  # fmt: skip
     groups = _groups(nwb, "Blackrock Utah Array", ["M1_array"])
-    start = np.arange(round(duration / BIN)) * BIN
+    start = np.arange(1500) * BIN
     position = 0.5 + 0.15 * _smooth(rng, len(start), 2)
     velocity = np.gradient(position, axis=0)
-    bounds = [(2.5 * row, 2.5 * row + 2.498) for row in range(int(duration / 2.5))
-              if row != 6]  # 2 ms missing  # fmt: skip
+    bounds = [(2.5 * row, 2.5 * row + 2.498) for row in range(12) if row != 6]  # 2 ms missing
     _add_units(nwb, rng, start + BIN, velocity / velocity.std(), list(range(10)), 3, groups,
                observed=(0.0, bounds[-1][1]), bounds=bounds)  # fmt: skip
     nwb.add_trial_column("tgt_loc", "location of target (0-1 AU)")
@@ -92,18 +91,18 @@ def write_m2(path: Path, seed: int = 0, *, duration: float = 30.0) -> None:
     _write(nwb, path)
 
 
-def write_h1(path: Path, seed: int = 0, *, duration: float = 30.0) -> None:
-    """Write a file of 000954: 30 s, 14 units, 5 trials, seven degrees of freedom; or longer."""
+def write_h1(path: Path, seed: int = 0) -> None:
+    """Write a file of 000954: 30 s, 14 units, 5 trials, seven degrees of freedom."""
     rng = np.random.default_rng([seed, 0xFA3])
     began = datetime(1925, 1, 1, 11, 17, 40, tzinfo=EASTERN)
     nwb = _file("HumanPitt-held_in-calib_01-01-11:17_set1", "HumanPitt-held-in-calib",
                 "Rehab Neural Engineering Labs", began, species="Homo sapiens")  # fmt: skip
-    count = round(duration / BIN)
+    count = 1500
     time = np.arange(count) * BIN
     position = _smooth(rng, count, 7)
     velocity = np.gradient(position, axis=0)
     _add_units(nwb, rng, time, velocity / velocity.std(), list(range(14)), 5, [])
-    number = np.minimum(time // 6.2 + 1, duration // 6.2 + 1)
+    number = np.minimum(time // 6.2 + 1, 5)
     rest = (time % 6.2) < 1.0
     kinematics = _period_series(nwb, "OpenLoopKinematics", position, FREEDOMS, "arbitrary")
     _period_series(nwb, "OpenLoopKinematicsVelocity", velocity, FREEDOMS, "arbitrary")
