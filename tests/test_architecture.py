@@ -531,7 +531,7 @@ def test_formats_screens_and_torch_stay_where_they_belong():
             "spikedata.hdf5",
             "spikedata.matlab",
             "spikedata.nwb",
-            *testing,
+            *(testing - {"spikedata.testing.layouts.bundled"}),
         },
         "pynwb": testing - {"spikedata.testing.layouts.odoherty_sabes"},  # files of MATLAB
         "dandi": {"spikedata.dandi"},

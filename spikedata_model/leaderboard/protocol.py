@@ -41,6 +41,9 @@ class Segment:
         When behaviour was sampled, sorted, in ``[start, end)``.
     values : ndarray, shape (K, C), float64, or None
         What is to be decoded, in the unit of the session; None in a segment to predict.
+    at_samples : bool
+        Whether the recording is sampled no faster than a causal suite asks for estimates: these are
+        then made at the samples. It is one for all segments of a recording.
     """
 
     recording_id: str
@@ -50,6 +53,7 @@ class Segment:
     spike_unit: np.ndarray
     time: np.ndarray
     values: np.ndarray | None = None
+    at_samples: bool = False
 
     @property
     def labels(self) -> np.ndarray:
@@ -67,8 +71,8 @@ class Segment:
     def estimates(self, step: float) -> tuple[np.ndarray, np.ndarray]:
         """Return when a causal decoder makes estimates, and which of them each sample gets.
 
-        At the samples themselves where these are no closer than `step` seconds; else at `start` and
-        every `step` after it, and a sample gets the latest estimate that is there at its time.
+        With `at_samples` at the samples themselves; else at `start` and every `step` seconds after
+        it, and a sample gets the latest estimate that is there at its time.
 
         Returns
         -------
@@ -83,7 +87,7 @@ class Segment:
         >>> [part.tolist() for part in one.estimates(0.25)]
         [[1.0, 1.25], [0, 0, 1]]
         """
-        if len(self.time) > 1 and np.diff(self.time).min() >= step * (1 - ALIKE):
+        if self.at_samples:
             return self.time, np.arange(len(self.time))
         row = np.floor((self.time - self.start) / step + ALIKE).astype(np.int64)
         count = int(row.max()) + 1 if len(row) else 0
@@ -145,8 +149,8 @@ class Rules:
     seed : int
         Every run with the same seed gives the same numbers.
     folder : Path
-        An empty folder for what is to be kept while fitting; the same one when a run that was
-        stopped goes on.
+        For what a long fit keeps to go on from: the same one when a run that was stopped goes on.
+        It is deleted when all is predicted.
     threads : int
         Cores to work on.
     """

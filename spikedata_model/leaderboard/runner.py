@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,6 +235,7 @@ def _do(job: _Job, choice: Choice, parts: Path, threads: int) -> tuple[Part, dic
     )  # fmt: skip
     write_predictions(folder / PREDICTIONS, {one.recording_id: one for one in job.tasks}, found)
     write_whole(folder / PART, part.model_dump_json(indent=1) + "\n")
+    shutil.rmtree(work, ignore_errors=True)  # it was for going on with this part
     return part, found
 
 

@@ -20,6 +20,7 @@ __all__ = ["ALL", "Task", "make_task"]
 
 ALL = "all"  # the name of the whole test split among the phases
 HELDOUT = "heldout"  # column of the unit table: which units are hidden where rates are decoded
+JITTER = 0.01  # share of a step by which clocks of recordings are seen to vary
 ROUNDING = 1e-6  # s; a spike so little before the edge of a bin belongs behind it
 
 
@@ -92,7 +93,7 @@ class Task:
             If there are fewer labels than the budget asks for.
         """
         parts = limit(self.recording, self.parts, self.group, budget, seed)
-        seen = parts["train"] | parts["valid"]
+        seen, slow = parts["train"] | parts["valid"], self.test[0].at_samples
         return Session(
             recording_id=self.recording_id,
             group=self.group.name,
@@ -100,8 +101,8 @@ class Task:
             target=self.group.target,
             columns=self.target.columns,
             unit=self.target.unit,
-            train=tuple(_segments(self.recording, self.target, parts["train"])),
-            valid=tuple(_segments(self.recording, self.target, parts["valid"])),
+            train=tuple(_segments(self.recording, self.target, parts["train"], slow)),
+            valid=tuple(_segments(self.recording, self.target, parts["valid"], slow)),
             phases={
                 name: table.within(seen) for name, table in self.recording.intervals.items()
             },
@@ -150,12 +151,13 @@ def make_task(suite: Suite, group: Group, recording: Recording, source: str) -> 
         shown = replace(recording, series=series)
     shown = replace(shown, splits={}, targets=(group.target,))
     target = shown.series[group.target]
-    labelled = [one for one in _segments(shown, target, parts["test"]) if len(one.time)]
+    slow = _is_slow(target, parts, suite.step)
+    labelled = [one for one in _segments(shown, target, parts["test"], slow) if len(one.time)]
     if not labelled:
         raise SuiteError(f"{where}: the test split holds no sample of '{group.target}' to score.")
     truth = np.concatenate([one.labels for one in labelled])
     for name in ("train", "valid"):
-        for one in _segments(shown, target, parts[name]):
+        for one in _segments(shown, target, parts[name], slow):
             _check_finite(where, group.target, one.time, one.labels)
     time = np.concatenate([one.time for one in labelled])
     _check_finite(where, group.target, time, truth)
@@ -173,7 +175,18 @@ def make_task(suite: Suite, group: Group, recording: Recording, source: str) -> 
     )  # fmt: skip
 
 
-def _segments(recording: Recording, target: Series, time: IntervalSet) -> Iterator[Segment]:
+def _is_slow(target: Series, parts: Parts, step: float | None) -> bool:
+    """Return whether samples are nowhere closer than a step, but for what clocks differ by."""
+    if step is None:
+        return False
+    time = target.times()
+    inside = (parts["train"] | parts["valid"] | parts["test"]).contains(time)
+    return bool(np.diff(time[inside]).min(initial=np.inf) >= step * (1 - JITTER))
+
+
+def _segments(
+    recording: Recording, target: Series, time: IntervalSet, at_samples: bool
+) -> Iterator[Segment]:
     """Yield the stretches of some time, each with its own spikes and samples alone."""
     for start, end in time:
         lo, hi = np.searchsorted(recording.spike_time, [start, end])
@@ -186,6 +199,7 @@ def _segments(recording: Recording, target: Series, time: IntervalSet) -> Iterat
             spike_unit=np.asarray(recording.spike_unit[lo:hi]),
             time=np.asarray(target.times(slice(first, last)), np.float64),
             values=np.asarray(target.values[first:last], np.float64),
+            at_samples=at_samples,
         )
 
 

@@ -278,3 +278,20 @@ def test_a_cut_segment_has_nothing_at_or_after_its_last_sample_but_the_sample(tm
     before = segment.spike_time < segment.time[29]
     assert np.array_equal(short.spike_time, segment.spike_time[before])
     assert np.array_equal(short.spike_unit, segment.spike_unit[before])
+
+
+@pytest.mark.parametrize("step", [0.005, 0.02, 0.07])
+@pytest.mark.parametrize("kept", [1, 2, 30, 549])
+def test_what_is_cut_off_changes_no_earlier_estimate_time(tmp_path, step, kept):
+    """A decoder that makes estimates when it should must not be taken for one that looks ahead."""
+    suite, store = make_world(tmp_path, causal=True, step=step)
+    (segment,) = open_tasks(suite, store)["lab/one"].test
+
+    edges, row = segment.estimates(step)
+    cut_edges, cut_row = without_future(segment, kept).estimates(step)
+
+    assert segment.at_samples == (step <= 0.02)  # the series has 50 Hz
+    assert np.array_equal(cut_row, row[:kept])
+    assert np.array_equal(cut_edges, edges[: len(cut_edges)])
+    assert (edges[row] <= segment.time + 1e-9).all()
+    assert (segment.time - edges[row] < step + 1e-9).all()
