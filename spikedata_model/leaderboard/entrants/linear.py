@@ -11,18 +11,18 @@ from pydantic import JsonValue
 
 from spikedata_model.baselines import Moments
 from spikedata_model.leaderboard.cost import Cost
-from spikedata_model.leaderboard.entrants.binned import (
+from spikedata_model.leaderboard.entrants.binned import Lags, Timing
+from spikedata_model.leaderboard.entrants.labelled import (
     Labelled,
-    Lags,
     Learning,
-    Timing,
+    hold,
     label,
     score,
     timing_for,
 )
 from spikedata_model.leaderboard.entrants.live import WindowModel
 
-__all__ = ["Features", "LinearMap", "best_linear", "kernels", "solve", "sums"]
+__all__ = ["Features", "LinearMap", "best_linear", "climb", "linear_model", "solve", "sums"]
 
 # Shapes: P points, B bins, U units, D features, C channels.
 
@@ -161,14 +161,15 @@ class _Search:
     def __init__(self, learning: Learning, timing: Timing, penalties: Sequence[float]) -> None:
         self.learning, self.timing, self.penalties = learning, timing, penalties
         self.train = label(learning, learning.train, timing, MAX_TRAIN)
-        self.valid = label(learning, learning.valid, timing, MAX_VALID)
+        self.valid = label(learning, learning.valid, timing, MAX_TRAIN)
+        self.held = hold(learning, timing, MAX_VALID)
         self.floor = learning.floor if learning.rates else None
         self.tried = 0
 
     def best_of(self, features: Features, outside: Sequence[float] = (1.0,)) -> _Found:
         """Return the best map of some features: by the penalty, and the weight of unscored time."""
         early, late = (self._sums(points, features) for points in (self.train, self.valid))
-        counts = list(self.valid.windows(self.timing, features.lags, features.n_units))
+        counts = list(self.held.windows(self.timing, features.lags, features.n_units))
         found = []
         for share in outside:
             moments = early[0] + _times(early[1], share)
@@ -177,7 +178,7 @@ class _Search:
             def scored(row: int, moments: Moments = moments) -> tuple[float, LinearMap]:
                 fitted = LinearMap(features, *solve(moments, self.penalties[row]), self.floor)
                 estimates = np.concatenate([fitted(one) for one in counts])
-                return score(self.learning, self.valid, estimates), fitted
+                return score(self.learning, self.held, estimates), fitted
 
             tried = climb(scored, len(self.penalties))
             self.tried += len(tried)

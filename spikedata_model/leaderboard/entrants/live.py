@@ -15,14 +15,11 @@ from pydantic import JsonValue
 from spikedata.errors import did_you_mean
 from spikedata_model.errors import SuiteError
 from spikedata_model.leaderboard.cost import Cost
-from spikedata_model.leaderboard.entrants.binned import (
-    Lags,
+from spikedata_model.leaderboard.entrants.binned import Lags, Points, Recent, Timing, windows
+from spikedata_model.leaderboard.entrants.labelled import (
+    Held,
     Learning,
-    Points,
-    Recent,
-    Timing,
     learning_from,
-    windows,
 )
 from spikedata_model.leaderboard.protocol import Rules, Segment, Session
 
@@ -36,23 +33,6 @@ class Stepper(Protocol):
 
     def step(self, spike_time: np.ndarray, spike_unit: np.ndarray, end: float) -> np.ndarray:
         """Take in spikes before `end`, and return the estimate there, (C,)."""
-        ...
-
-
-class Model(Protocol):
-    """A fitted decoder of one recording."""
-
-    timing: Timing
-    about: Mapping[str, JsonValue]
-    cost: Cost
-    n_channels: int
-
-    def estimate(self, segment: Segment, points: Points) -> np.ndarray:
-        """Return the estimates at the points of a segment, (P, C), float64."""
-        ...
-
-    def begin(self, start: float) -> Stepper:
-        """Return a decoder of a segment that begins at `start` s."""
         ...
 
 
@@ -168,6 +148,11 @@ class ChainModel:
             result[rows] = found[(points.at[rows] - ends[0]) // self.width]
         return result
 
+    def at(self, held: Held) -> np.ndarray:
+        """Return the estimates at the points of validation samples, (P, C)."""
+        parts = zip(held.segments, held.points, strict=True)
+        return np.concatenate([self.estimate(segment, points) for segment, points in parts])
+
     def _turns(self, segment: Segment, points: Points) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the ends of the bins of each chain that is asked, and the points that it is for."""
         if not len(points.at):
@@ -208,6 +193,9 @@ class _ChainStepper:
             self._states[turn], self._latest[turn] = chain.advance(state, counts)
         self._at = max(at, self._at)
         return self._latest.get(at % model.width, chain.rest()).copy()
+
+
+Model = WindowModel | ChainModel
 
 
 class BinnedEntrant:

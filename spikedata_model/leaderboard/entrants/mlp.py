@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from spikedata_model.leaderboard.cost import Cost
-from spikedata_model.leaderboard.entrants.binned import (
+from spikedata_model.leaderboard.entrants.binned import Lags, Timing
+from spikedata_model.leaderboard.entrants.labelled import (
+    LEAST_RATE,
+    Held,
     Labelled,
-    Lags,
     Learning,
-    Timing,
+    hold,
     label,
     score,
     timing_for,
@@ -32,11 +34,12 @@ __all__ = ["Mlp"]
 
 # Shapes: P points, B bins, U units, D = B · U features, C channels.
 
-MAX_FEATURES = 2500  # with more units bins are fewer and wider
+MAX_FEATURES = 1500  # with more units bins are fewer and wider
 MAX_ENTRIES = 60_000_000  # counts that are held for training
 MAX_VALID = 4000  # points that settings are chosen by
 BATCH = 128
-MACS = 1.2e11  # of each of the two races, and again of the last stage
+STEPS = 120  # of a stage of a race
+EPOCHS, LAST = 10, (400, 1000)  # of the last stage: passes, in at least and at most so many steps
 LEAST_SD = 0.1  # of a feature: rare spikes are not blown up
 
 
@@ -49,6 +52,7 @@ class Settings:
     hidden: int = 256
     depth: int = 2
     dropout: float = 0.4
+    dropped_counts: float = 0.0
     rate: float = 1e-3
     decay: float = 0.01
     weight_of_unscored_time: float = 1.0
@@ -67,10 +71,10 @@ def _variants(best: Settings, *, phases: bool) -> list[Settings]:
     result = [
         best,
         replace(best, dropout=0.6),
-        replace(best, dropout=0.2),
+        replace(best, dropped_counts=0.2),
         replace(best, depth=3),
-        replace(best, hidden=128, rate=2e-3),
-        replace(best, decay=0.3),
+        replace(best, hidden=128),
+        replace(best, rate=5e-4, decay=0.3),
     ]
     if phases:
         result.append(replace(best, weight_of_unscored_time=0.1))
@@ -103,7 +107,7 @@ class Network(nn.Module):
         super().__init__()
         self.mean = nn.Buffer(torch.as_tensor(mean, dtype=torch.float32))
         self.inverse = nn.Buffer(torch.as_tensor(1 / sd, dtype=torch.float32))
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Dropout(settings.dropped_counts)]
         size = len(mean)
         for _ in range(settings.depth):
             layers += [
@@ -150,7 +154,7 @@ class Data:
         size = max(1, lags.bins * learning.n_units)
         self.learning = learning
         self.train = label(learning, learning.train, timing, max(1000, MAX_ENTRIES // size))
-        self.valid = label(learning, learning.valid, timing, MAX_VALID)
+        self.valid = hold(learning, timing, MAX_VALID)
         self.x = _packed(self.train, timing, lags, learning.n_units)
         self.x_valid = _packed(self.valid, timing, lags, learning.n_units)
         values = self.train.values
@@ -171,7 +175,7 @@ class Data:
         return score(self.learning, self.valid, np.concatenate(parts))
 
 
-def _packed(points: Labelled, timing: Timing, lags: Lags, n_units: int) -> torch.Tensor:
+def _packed(points: Labelled | Held, timing: Timing, lags: Lags, n_units: int) -> torch.Tensor:
     """Return the counts (P, D) as uint8 where they fit."""
     parts = []
     for part in points.windows(timing, lags, n_units):
@@ -192,11 +196,11 @@ def _moments(counts: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return mean.numpy(), sd.clamp(min=LEAST_SD).numpy()
 
 
-def runner(data: Data, settings: Settings, seed: int) -> Runner:
+def runner(data: Data, settings: Settings, seed: int) -> Runner[Network]:
     """Return a network that can be trained on some data."""
     learning = data.learning
     torch.manual_seed(seed)
-    start = learning.floor * 20 if learning.rates else None
+    start = learning.floor / LEAST_RATE if learning.rates else None
     network = Network(data.mean, data.sd, start, len(learning.mean), settings)
     weight = data.weights(settings.weight_of_unscored_time)
 
@@ -209,8 +213,7 @@ def runner(data: Data, settings: Settings, seed: int) -> Runner:
         return weighted_loss(found, given[1], given[2], rates=learning.rates)
 
     return Runner(
-        network, batch, loss, data.score, 3 * BATCH * _macs(network), seed, settings.rate,
-        settings.decay,
+        network, batch, loss, data.score, seed, settings.rate, settings.decay
     )  # fmt: skip
 
 
@@ -250,7 +253,8 @@ def _learn(learning: Learning) -> WindowModel:
     scored = data.train.scored
     variants = _variants(best, phases=bool(scored.any() and not scored.all()))
     runners = [runner(data, one, seed) for one in variants]
-    won = race(runners, MACS, (3, 1))
+    last = int(np.clip(EPOCHS * len(data.x) // BATCH, *LAST))
+    won = race(runners, (2, 1), STEPS, last)
     network = runners[won].result()
     parameters = sum(one.numel() for one in network.parameters())
     buffers = sum(one.numel() for one in network.buffers())
@@ -274,11 +278,11 @@ def _lags(learning: Learning, timing: Timing, one: Settings) -> Lags:
 def _best_window(
     learning: Learning, timing: Timing, windows: Sequence[tuple[Lags, Settings]], seed: int
 ) -> tuple[Lags, Settings]:
-    """Return the window whose network is the best after the same number of multiply-adds."""
+    """Return the window whose network is the best after the same number of steps."""
     if len(windows) == 1:
         return windows[0]
     scores = []
     for lags, settings in windows:  # one after the other: their counts are not held at once
         one = runner(Data(learning, timing, lags), settings, seed)
-        scores.append(one.train(MACS / len(windows)))
+        scores.append(one.train(STEPS))
     return windows[int(np.argmax(scores))]

@@ -1,7 +1,6 @@
 """How the networks of the baselines are trained: a race of settings, then the winner to its end.
 
-All budgets are multiply-adds, never seconds, so that a run is the same on every machine; on one core
-of 2020s servers they take some 10 to 20 s a recording.
+All budgets are steps, never seconds, so that a run is the same on every machine.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch import nn
 
 __all__ = ["Batch", "Runner", "alone", "race", "weighted_loss"]
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # input, truth, weight
+Batch = tuple[Any, torch.Tensor, torch.Tensor]  # what a network takes, truth, weight
+Network = TypeVar("Network", bound=nn.Module)
 DECAY_FROM = 0.3  # share of the last stage after which the learning rate falls, to 0 at its end
 EMA = 0.98  # of the weights that are scored
 CHECKS = 8  # looks at the validation split in a stage
 CLIP = 1.0  # norm of a gradient
-LEAST_STEPS = 30  # of a stage
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def weighted_loss(
 
 
 @dataclass(eq=False)
-class Runner:
+class Runner(Generic[Network]):
     """A network in training.
 
     Parameters
@@ -69,19 +69,16 @@ class Runner:
         Of an output and a batch.
     score : callable
         How good a network is on the validation split: higher is better.
-    macs : float
-        Multiply-adds of a step, forwards and backwards.
     seed : int
         Of dropout.
     rate, decay : float
         Learning rate and weight decay of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101).
     """
 
-    network: nn.Module
+    network: Network
     batch: Callable[[int], Batch]
     loss: Callable[[torch.Tensor, Batch], torch.Tensor]
-    score: Callable[[nn.Module], float]
-    macs: float
+    score: Callable[[Network], float]
     seed: int
     rate: float
     decay: float
@@ -96,12 +93,11 @@ class Runner:
         self.best_step = 0
         self.best_state = copy.deepcopy(self.mean.state_dict())
 
-    def train(self, macs: float, *, last: bool = False) -> float:
-        """Take as many steps as so many multiply-adds are, and return the best score so far.
+    def train(self, count: int, *, last: bool = False) -> float:
+        """Take so many steps, and return the best score so far.
 
         In the last stage the learning rate falls to 0.
         """
-        count = max(LEAST_STEPS, round(macs / self.macs))
         every = max(1, count // CHECKS)
         for step in range(1, count + 1):
             if last:
@@ -134,13 +130,13 @@ class Runner:
             self.best_score, self.best_step = found, self.steps
             self.best_state = copy.deepcopy(self.mean.state_dict())
 
-    def result(self) -> nn.Module:
+    def result(self) -> Network:
         """Return the network at its best look, in float64: one sample or many are then alike."""
         self.mean.load_state_dict(self.best_state)
         return self.mean.eval().double()
 
 
-def race(runners: Sequence[Runner], macs: float, keep: Sequence[int]) -> int:
+def race(runners: Sequence[Runner], keep: Sequence[int], steps: int, last: int) -> int:
     """Train all, go on with the best of them, and the best of these; return which one is left.
 
     Successive halving: Jamieson and Talwalkar 2016, AISTATS, arXiv 1502.07943.
@@ -149,15 +145,15 @@ def race(runners: Sequence[Runner], macs: float, keep: Sequence[int]) -> int:
     ----------
     runners : sequence of Runner
         One for each setting.
-    macs : float
-        Multiply-adds of all stages but the last together, and again of the last.
     keep : sequence of int
         How many go on after each stage; the last is 1, and is trained to the end.
+    steps, last : int
+        Of each stage, and of the last, in which the learning rate falls to 0.
     """
     left = list(range(len(runners)))
     for count in keep:
         for one in left:
-            runners[one].train(macs / len(keep) / len(left))
+            runners[one].train(steps)
         left = sorted(left, key=lambda one: -runners[one].best_score)[:count]
-    runners[left[0]].train(macs, last=True)
+    runners[left[0]].train(last, last=True)
     return left[0]

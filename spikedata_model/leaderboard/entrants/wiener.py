@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from spikedata_model.leaderboard.entrants.binned import Learning
+from spikedata_model.leaderboard.entrants.labelled import (
+    Learning,
+)
 from spikedata_model.leaderboard.entrants.linear import linear_model
 from spikedata_model.leaderboard.entrants.live import BinnedEntrant, WindowModel
 
