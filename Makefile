@@ -10,7 +10,10 @@ export SPIKEDATA_CACHE ?= $(CURDIR)/.spikedata
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench clean
+BOARD ?= runs/leaderboard
+DECODERS ?= wiener,ridge,kalman,mlp,gru,poyo-compact
+
+.PHONY: demo test check leaderboard format bench clean
 
 demo: $(READY)  ## train a decoder on the sample recordings, score it, draw it
 	$(BIN)/spikedata fetch --manifest sample
@@ -18,6 +21,13 @@ demo: $(READY)  ## train a decoder on the sample recordings, score it, draw it
 	$(BIN)/spikedata train --manifest sample --preset $(PRESET) --out $(RUN)
 	$(BIN)/spikedata evaluate $(RUN)
 	$(BIN)/spikedata report $(RUN)
+
+leaderboard: $(READY)  ## run every decoder on the suite of the sample recordings, show the scores
+	$(BIN)/spikedata fetch --manifest sample
+	$(BIN)/spikedata ingest --manifest sample
+	$(BIN)/spikedata leaderboard run --suite sample --decoder $(DECODERS) --out $(BOARD) $(RUN_OPTIONS)
+	$(BIN)/spikedata leaderboard add $(BOARD)/sample/* --to $(BOARD)/accepted
+	$(BIN)/spikedata leaderboard site --from $(BOARD)/accepted --out $(BOARD)/site
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
