@@ -84,6 +84,7 @@ class BehaviourSums:
         total = square - shift**2 / np.maximum(count, 1)[:, None]
         if not len(self.trial):
             return np.zeros_like(total)
+        # Nothing would come of looking at each draw of a channel that no trial moves.
         still = self.low.min(axis=0) == self.high.max(axis=0)
         total[:, still] = 0
         for draw, column in np.argwhere((total <= CANCELLED * square) & ~still):

@@ -484,6 +484,9 @@ def test_packages_that_are_installed_in_a_repository_of_others_have_no_commit(tr
     monkeypatch.setattr(measuring, "__file__", str(file))
 
     assert commit() == ""
+    git(tree, "add", ".")  # also where the others keep what they installed
+    git(tree, "commit", "-qm", "two")
+    assert commit() == ""
     git(site, "init", "-q")  # also where the folder is a repository, which does not hold them
     git(site, "commit", "-qm", "one", "--allow-empty")
     assert commit() == ""
