@@ -278,11 +278,13 @@ def _lags(learning: Learning, timing: Timing, one: Settings) -> Lags:
 def _best_window(
     learning: Learning, timing: Timing, windows: Sequence[tuple[Lags, Settings]], seed: int
 ) -> tuple[Lags, Settings]:
-    """Return the window whose network is the best after the same number of steps."""
-    if len(windows) == 1:
-        return windows[0]
-    scores = []
-    for lags, settings in windows:  # one after the other: their counts are not held at once
-        one = runner(Data(learning, timing, lags), settings, seed)
-        scores.append(one.train(STEPS))
-    return windows[int(np.argmax(scores))]
+    """Return the window whose network is the best: of the better two after more steps."""
+    left = list(range(len(windows)))
+    runners = [
+        runner(Data(learning, timing, lags), settings, seed) for lags, settings in windows
+    ] if len(windows) > 1 else []  # fmt: skip
+    while len(left) > 1:
+        for one in left:
+            runners[one].train(STEPS)
+        left = sorted(left, key=lambda one: -runners[one].best_score)[: 2 if len(left) > 2 else 1]
+    return windows[left[0]]
