@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -205,7 +206,7 @@ def numbers(title: str, heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
     """Return the folded table of a chart's numbers."""
     table = tag(
         "table",
-        tag("caption", f"Numbers of: {title}", class_="aside"),
+        tag("caption", tag("span", f"Numbers of: {title}")),
         tag("thead", tag("tr", (tag("th", one, scope="col") for one in heads))),
         tag("tbody", rows),
     )
@@ -232,11 +233,13 @@ def dots_chart(
     rows = Scale(Axis(""), -0.5, len(names) - 0.5, 14, frame.height - 44)  # first name on top
     frame = Frame(frame.x, rows, frame.width, frame.height)
     svg = frame.drawn(rows=short)
-    spread = 0.5 / max(len(lines), 1)
-    for k, one in enumerate(lines):
-        lift = (k - (len(lines) - 1) / 2) * spread
+    in_row = Counter(p.y for one in lines for p in one.points)
+    done: Counter[float] = Counter()
+    for one in lines:
         parts = [tag("title", one.name)]
         for p in one.points:
+            lift = (done[p.y] - (in_row[p.y] - 1) / 2) * 0.5 / in_row[p.y]
+            done[p.y] += 1
             if x.places(p.x):
                 parts += _along(frame, p, lift, one.look)
         svg.append(tag("a", parts, href=one.page, aria_label=one.name) if one.page

@@ -11,6 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from html import escape
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ FORBIDDEN = re.compile(
     )
     + "]"
 )
+SPECIAL = re.compile(f"[<>&\"']|{FORBIDDEN.pattern}")
 LONGEST = 60  # letters of a file name before its hash; file systems take 255 bytes
 # Names that Windows keeps for devices, whatever their ending.
 DEVICES = {"con", "prn", "aux", "nul"} | {
@@ -63,19 +65,30 @@ def plain(value: object) -> Markup:
     >>> plain('<b> & "c"')
     '&lt;b&gt; &amp; &quot;c&quot;'
     """
-    return (
-        value if isinstance(value, Markup) else Markup(escape(FORBIDDEN.sub("\ufffd", str(value))))
-    )
+    return value if isinstance(value, Markup) else Markup(_escaped(value))
 
 
-def _flat(children: Iterable[Child]) -> Iterable[str]:
+def _escaped(value: object) -> str:
+    """Return escaped text; most text needs nothing, and a big site has millions of them."""
+    text = value if type(value) is str else str(value)
+    if SPECIAL.search(text) is None:
+        return text
+    return escape(FORBIDDEN.sub("\ufffd", text))
+
+
+def _add(parts: list[str], children: Iterable[Child]) -> None:
     for one in children:
-        if one is None:
-            continue
-        if isinstance(one, str | int | float):
-            yield plain(one)
-        else:
-            yield from _flat(one)
+        if type(one) is Markup:
+            parts.append(one)
+        elif isinstance(one, str | int | float):
+            parts.append(_escaped(one))
+        elif one is not None:
+            _add(parts, one)
+
+
+@cache
+def _attribute(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
@@ -96,16 +109,19 @@ def tag(name: str, /, *children: Child, **attributes: str | int | float | bool |
     >>> tag("a", "x < y", tag("br"), href="a.html", hidden=True)
     '<a href="a.html" hidden>x &lt; y<br></a>'
     """
-    parts = [name]
+    start = f"<{name}"
     for key, value in attributes.items():
-        if value is None or value is False:
-            continue
-        key = key.rstrip("_").replace("_", "-")
-        parts.append(key if value is True else f'{key}="{plain(value)}"')
-    start = " ".join(parts)
+        if value is True:
+            start += f" {_attribute(key)}"
+        elif value is not None and value is not False:
+            text = value if type(value) is Markup else _escaped(value)
+            start += f' {_attribute(key)}="{text}"'
     if name in VOID:
-        return Markup(f"<{start}>")
-    return Markup(f"<{start}>{''.join(_flat(children))}</{name}>")
+        return Markup(f"{start}>")
+    parts = [start, ">"]
+    _add(parts, children)
+    parts.append(f"</{name}>")
+    return Markup("".join(parts))
 
 
 def out(address: str, words: Child = None) -> Markup:
@@ -128,7 +144,9 @@ def out(address: str, words: Child = None) -> Markup:
     except ValueError:
         good = False
     if not good or re.search(r'[\s<>"\\^`{|}]', address) or FORBIDDEN.search(address):
-        return Markup("".join(_flat([shown])))
+        text: list[str] = []
+        _add(text, [shown])
+        return Markup("".join(text))
     return tag("a", shown, href=address, rel="noopener")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 
 from spikedata_model.leaderboard.result import Summary
@@ -27,6 +28,11 @@ from spikedata_model.leaderboard.suite import Group, RowSplit, SchemeSplit, Suit
 
 __all__ = ["index_page", "suite_page", "suites_page"]
 
+UNKNOWN = (
+    "Nothing but results of this suite is known here: it did not come with the program that wrote "
+    "this page."
+)
+LEAD = 320  # letters of a description that stand above the results; of a longer one, a sentence
 FLOOR = -0.25  # R² and bits per spike have no lower end; one bad run must not squeeze the others
 
 
@@ -117,9 +123,11 @@ def _suite_cells(shelf: Shelf) -> list[Cell]:
 def suite_page(board: Board, shelf: Shelf) -> str:
     """Return the page of a suite: its protocol, then every group with its results."""
     suite = shelf.suite
-    lead = tag("p", suite.description if suite else
-               "Nothing but results of this suite is known here: it did not come with the program "
-               "that wrote this page.", class_="lead")  # fmt: skip
+    words = suite.description if suite else UNKNOWN
+    first = re.split(r"(?<=[.!?])\s", words, maxsplit=1)[0]
+    short = len(words) <= LEAD
+    more = None if short else [" ", tag("a", "The whole protocol", href="#protocol"), "."]
+    lead = tag("p", words if short else first, more, class_="lead")
     parts: list[Child] = [lead]
     jump = [tag("a", shelf.group_title(g), href=f"#group-{k}") for k, g in enumerate(shelf.groups)]
     if len(jump) > 1:
@@ -128,7 +136,8 @@ def suite_page(board: Board, shelf: Shelf) -> str:
         parts.append(section(shelf.group_title(group), *_group(shelf, group, f"g{k}"),
                              ident=f"group-{k}"))  # fmt: skip
     if suite is not None:
-        parts.append(section("Protocol", _protocol(suite), ident="protocol"))
+        whole = None if short else tag("p", words, class_="prose")
+        parts.append(section("Protocol", whole, _protocol(suite), ident="protocol"))
         parts.append(section("Recordings", _recordings(board, suite), ident="recordings"))
     heading = [shelf.title, " ", tag("small", shelf.name)] if shelf.title != shelf.name else None
     return page(board, shelf.title, heading or shelf.name, *parts, depth=1)

@@ -174,7 +174,7 @@ def table(
             class_="title",
         )
         parts.append(tag("tbody", top, body.rows, class_=body.class_))
-    caption = tag("caption", label)
+    caption = tag("caption", tag("span", label))
     whole = tag("table", caption, tag("thead", tag("tr", columns)), parts, class_="sortable",
                 id=ident)  # fmt: skip
     return box(label, whole)

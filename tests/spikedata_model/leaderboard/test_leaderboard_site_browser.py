@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from spikedata.manifest import load_manifest
 from spikedata_model.leaderboard.site import write_site
-from tests.spikedata_model.leaderboard.site_results import make_paper, make_results, make_suite
+from tests.spikedata_model.leaderboard.site_results import (
+    fake_result,
+    make_paper,
+    make_results,
+    make_suite,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -18,7 +27,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATH = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(PATH is None, reason="no Chromium on this machine")
 
-SUITES = [make_suite(), make_suite("other", title="Another", causal=False, step=None)]
+SUITES = [
+    make_suite(seeds=(0, 1)),
+    make_suite("other", title="Another", causal=False, step=None, seeds=(0,)),
+]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -27,7 +39,8 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     results = [one for suite in SUITES for one in make_results(suite)]
     papers = [make_paper(), make_paper(suite="other", value=0.1, causality="unknown", labels="5 %")]
-    write_site(results, folder, suites=SUITES, published=papers)
+    data = [load_manifest("monkey-t")]
+    write_site(results, folder, suites=SUITES, published=papers, manifests=data)
     return folder
 
 
@@ -247,8 +260,9 @@ def test_clear_shows_everything_again(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_no_page_scrolls_sideways_or_complains(opened, site, viewport, scheme):
+    page = opened(viewport=viewport, color_scheme=scheme)
     for address in every_page(site):
-        page = opened(address, viewport=viewport, color_scheme=scheme)
+        page.goto((site / address).as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         wide, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= seen, address
@@ -308,8 +322,9 @@ COLOURS = """() => {
 def test_every_text_can_be_read(opened, site, scheme):
     """Contrast of text with what is behind it: at least 4.5 (WCAG 2.2, criterion 1.4.3)."""
     weak, seen = [], 0
+    page = opened(color_scheme=scheme)
     for address in every_page(site):
-        page = opened(address, color_scheme=scheme)
+        page.goto((site / address).as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         for pair, text in page.evaluate(COLOURS):
             ink, paper = pair.split("|")
@@ -384,7 +399,7 @@ def test_a_script_in_a_result_does_not_run(browser, tmp_path):
     hostile = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
     results = [one.model_copy(update={"decoder": hostile}) for one in make_results(suite)[:1]]
     write_site(results, tmp_path, suites=[suite], manifests=[], title=hostile)
-    page = browser.new_context().new_page()
+    page = browser.new_page()
     for path in tmp_path.rglob("*.html"):
         page.goto(path.as_uri())
         assert page.title() != "owned"
@@ -398,3 +413,43 @@ def test_a_page_on_paper_has_no_controls(opened):
     assert not page.locator("form.filters").is_visible()
     assert not page.locator("nav").is_visible()
     assert page.locator("#results").is_visible()
+
+
+def test_of_many_rows_the_first_are_shown_until_all_are_asked_for(browser, tmp_path):
+    suite = make_suite(seeds=(0,))
+    results = [fake_result(suite, f"d{k}", skill=k / 40, seed=k, traces=()) for k in range(40)]
+    write_site(results, tmp_path, suites=[suite], manifests=[])
+    page = browser.new_page()
+    page.goto((tmp_path / "index.html").as_uri())
+
+    assert "240 rows. The first 200 are shown." in page.inner_text("[role=status]")
+    assert len(names(page)) == 200
+    head(page, "score").click()  # sorts all rows, not those that were seen
+    best = max(one.mean for result in results for one in result.summaries)
+    assert float(values(page, "score")[0]) == best
+    page.get_by_role("button", name="Show all 240 rows").click()
+    assert len(names(page)) == 240
+
+
+def test_the_folder_works_below_any_address_of_a_server(browser, site):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = partial(Quiet, directory=str(site.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page, missing = browser.new_page(), []
+        page.on("response", lambda one: one.ok or missing.append(one.url))
+        page.on("console", lambda message: missing.append(message.text))
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/{site.name}/index.html#q=poyo")
+        assert set(names(page)) == {"poyo"}
+        page.locator("#results a", has_text="poyo").first.click()
+        page.wait_for_url("**/run/*.html")
+        page.locator("nav a", has_text="Data").click()
+        page.locator("a", has_text="monkey-t").first.click()
+        page.wait_for_url("**/data/monkey-t.html")
+        page.close()
+        server.shutdown()
+
+    assert missing == []
