@@ -223,6 +223,38 @@ def add(
         say(f"Accepted: {path}")
 
 
+@leaderboard_app.command("compare")
+def compare(
+    suite: SuiteOption,
+    mine: Annotated[Path, typer.Argument(help="Arrow file of predictions.")],
+    theirs: Annotated[Path, typer.Argument(help="Another one.")],
+    cache: CacheOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether one decoder is ahead of another by more than chance, on the same trials."""
+    from spikedata_model.leaderboard import scoring
+    from spikedata_model.leaderboard.predictions import read_predictions
+    from spikedata_model.leaderboard.suite import load_suite
+
+    loaded = load_suite(suite)
+    tasks = scoring.open_tasks(loaded, Store(store_path(store, cache)))
+    both = [read_predictions(path, loaded, tasks) for path in (mine, theirs)]
+    leads = scoring.compare(loaded, tasks, *both)
+    if as_json:
+        print_json([one._asdict() for one in leads])
+        return
+    print_table(
+        f"{loaded.name}: {loaded.metric} of {mine} less that of {theirs}",
+        ["group", "labels", "difference", "95 %", "recordings"],
+        [
+            [one.group, one.budget, one.difference, f"{one.low:.3f} to {one.high:.3f}",
+             one.n_recordings]
+            for one in leads
+        ],
+    )  # fmt: skip
+
+
 @leaderboard_app.command("table")
 def table(
     suite: Annotated[

@@ -52,7 +52,7 @@ def check_answer(where: str, task: Task, values: object, count: int) -> np.ndarr
     Raises
     ------
     SuiteError
-        If the shape is another, or a value is no number; of rates also if one is not above 0.
+        If the shape is another, or a value is no number; of rates also if one is below 0.
     """
     try:
         found = np.asarray(values, np.float64)
@@ -66,10 +66,10 @@ def check_answer(where: str, task: Task, values: object, count: int) -> np.ndarr
         )
     bad = ~np.isfinite(found)
     if task.suite.task == "rates":
-        bad |= found <= 0
+        bad |= found < 0
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        rule = "a rate above 0" if task.suite.task == "rates" else "a number"
+        rule = "a rate of 0 or more" if task.suite.task == "rates" else "a number"
         raise SuiteError(
             f"{where}: {bad.sum()} predictions are not {rule}, first {found[row, column]} for "
             f"'{task.target.columns[column]}' in row {row}."

@@ -138,8 +138,8 @@ class Rules:
     Parameters
     ----------
     task : {"behaviour", "rates"}
-        Values are a series, or counts of units that are not shown, whose rates (expected counts
-        above 0, per sample) are asked for.
+        Values are a series, or counts of units that are not shown, whose rates (expected counts per
+        sample, above 0: a spike where 0 was said costs much) are asked for.
     causal : bool
         Whether an estimate at ``t`` may use spikes before ``t`` alone. It is tested.
     step : float or None

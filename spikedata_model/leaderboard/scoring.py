@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from spikedata_model.leaderboard.metrics import (
     behaviour_sums,
     bootstrap,
     metrics_of,
+    paired_bootstrap,
     rate_sums,
     trial_of,
 )
@@ -37,7 +38,7 @@ from spikedata_model.leaderboard.result import (
 from spikedata_model.leaderboard.suite import Suite
 from spikedata_model.leaderboard.tasks import Task, make_task
 
-__all__ = ["open_tasks", "result_of", "score_file"]
+__all__ = ["Lead", "compare", "open_tasks", "result_of", "score_file"]
 
 TRACE_SECONDS, TRACE_POINTS, TRACE_CHANNELS = 10.0, 400, 4
 
@@ -250,7 +251,7 @@ def _summaries(
                 [sums[Key(one.recording_id, one.budget, one.seed)] for one in ones]
                 for ones in by_recording.values()
             ]
-            low, high = bootstrap(cells, suite.metric)
+            low, high = bootstrap(cells, suite.metric, together=_shares_seeds(suite, cells))
             yield Summary(
                 group=group.name,
                 budget=budget.name,
@@ -262,6 +263,78 @@ def _summaries(
                 n_seeds=len({one.seed for one in mine}),
                 labelled_seconds=float(np.mean([one.labelled_seconds for one in mine])),
             )
+
+
+def _shares_seeds(suite: Suite, cells: Sequence[Sequence[Sums]]) -> bool:
+    """Return whether one decoder of all recordings was fitted with each seed."""
+    return suite.fit == "together" and len({len(seeds) for seeds in cells}) == 1
+
+
+class Lead(NamedTuple):
+    """By how much one decoder is ahead of another in a group with a budget, and its interval."""
+
+    group: str
+    budget: str
+    difference: float
+    low: float
+    high: float
+    n_recordings: int
+
+
+def compare(
+    suite: Suite,
+    tasks: Mapping[str, Task],
+    mine: Mapping[Key, np.ndarray],
+    theirs: Mapping[Key, np.ndarray],
+) -> list[Lead]:
+    """Return where one decoder is ahead of another, on the recordings that both decoded.
+
+    Parameters
+    ----------
+    suite, tasks : Suite, mapping of str to Task
+        The protocol and its recordings.
+    mine, theirs : mapping of Key to ndarray, shape (K, C)
+        Their predictions.
+
+    Returns
+    -------
+    list of Lead
+        ``low`` and ``high`` are the 95 % interval of the difference: the same trials are drawn for
+        both.
+
+    Raises
+    ------
+    SuiteError
+        If there is no group with a budget that both have.
+    """
+    leads = []
+    for group in suite.groups:
+        for budget in suite.budgets:
+            shared = [
+                name for name in group.recordings
+                if all(any(key[:2] == (name, budget.name) for key in one) for one in (mine, theirs))
+            ]  # fmt: skip
+            if not shared:
+                continue
+            both = [
+                [_seeds_of(tasks[name], budget.name, one) for name in shared]
+                for one in (mine, theirs)
+            ]
+            together = _shares_seeds(suite, both[0]), _shares_seeds(suite, both[1])
+            found = paired_bootstrap(*both, suite.metric, together=together)
+            leads.append(Lead(group.name, budget.name, *found, len(shared)))
+    if not leads:
+        raise SuiteError(
+            f"The two have no recording of '{suite.name}' with the same budget in common."
+        )
+    return leads
+
+
+def _seeds_of(task: Task, budget: str, predictions: Mapping[Key, np.ndarray]) -> list[Sums]:
+    """Return the sums of each seed of a recording, on what the suite scores."""
+    trial = _trials(task)
+    keys = sorted(key for key in predictions if key[:2] == (task.recording_id, budget))
+    return [_sums(task, predictions[key], task.phases[task.scored], trial) for key in keys]
 
 
 def _traces(

@@ -115,6 +115,29 @@ def test_json_is_the_result(spikedata, tmp_path):
     assert shown == kept
 
 
+def test_a_lead_is_the_difference_of_two_files_on_the_same_trials(spikedata, tmp_path):
+    spikedata("run --suite suite.toml --store store --decoder mine.py:Constant,wiener")
+    runs = tmp_path / "runs/leaderboard/made-up"
+    files = [runs / name / "predictions.arrow" for name in ("wiener", "Constant")]
+    means = [
+        json.loads(one.with_name("result.json").read_text())["summaries"][0]["mean"]
+        for one in files
+    ]
+
+    (lead,) = json.loads(
+        spikedata(f"compare {files[0]} {files[1]} --suite suite.toml --store store --json").out
+    )
+    (none,) = json.loads(
+        spikedata(f"compare {files[0]} {files[0]} --suite suite.toml --store store --json").out
+    )
+
+    assert lead["difference"] == pytest.approx(means[0] - means[1])
+    assert 0 < lead["low"] < lead["difference"] < lead["high"]
+    assert none["difference"] == 0
+    assert none["low"] <= 0 <= none["high"]
+    assert lead["n_recordings"] == 2
+
+
 def test_the_rows_to_fill_in_are_written(spikedata, tmp_path):
     ended = spikedata("samples --suite suite.toml --store store --out rows.arrow")
 

@@ -354,8 +354,8 @@ class Mean(Counting):
         return np.tile(mean * self.scale, (len(segment.time), 1))
 
 
-class Nothing(Mean):
-    scale = 0.0
+class Negative(Mean):
+    scale = -1.0
 
 
 def test_mean_rates_have_no_bits_and_a_decoder_has_some(tmp_path):
@@ -372,8 +372,8 @@ def test_mean_rates_have_no_bits_and_a_decoder_has_some(tmp_path):
     assert better.scores[0].phases["all"].bits_per_spike == better.scores[0].score
 
 
-def test_rates_of_nothing_are_refused(tmp_path):
+def test_rates_below_0_are_refused(tmp_path):
     world = make_world(tmp_path, **RATES)
 
-    with pytest.raises(SuiteError, match="not a rate above 0"):
-        run(world, tmp_path / "run", Nothing)
+    with pytest.raises(SuiteError, match="not a rate of 0 or more"):
+        run(world, tmp_path / "run", Negative)
