@@ -15,7 +15,7 @@ import pytest
 from spikedata.intervals import IntervalSet
 from spikedata.manifest import load_manifest
 from spikedata.recording import Recording, Series
-from spikedata_model.errors import SuiteError
+from spikedata_model.errors import LeakError, SuiteError
 from spikedata_model.leaderboard.division import divide
 from spikedata_model.leaderboard.suite import list_suites, load_suite
 
@@ -203,6 +203,23 @@ def test_a_gap_below_the_context_says_why_and_is_refused_without(suite, tmp_path
             load_suite(path)
     else:
         assert silent == text
+
+
+def test_a_gap_of_one_group_is_that_of_no_other():
+    """NLB's trials touch; that Perich and Miller's keep a second away is still checked."""
+    suite = SUITES["poyo-table2"]
+    made = IntervalSet.sorted(
+        np.array([0.0, 10.5]), np.array([10.0, 20.0]), {"split": np.array(["train", "test"])}
+    )
+    recording = Recording(
+        "made/up", np.empty(0), np.empty(0, np.int32), {"unit_id": np.array(["made/up/0"])},
+        IntervalSet.single(0.0, 20.0), {}, {}, {"paper": made}, (), {},
+    )  # fmt: skip
+    groups = {group.name: group for group in suite.groups}
+
+    assert list(divide(recording, groups["NLB-Maze"], suite)["test"]) == [(10.5, 20.0)]
+    with pytest.raises(LeakError, match="within 1 s of training time"):
+        divide(recording, groups["T-CO"], suite)
 
 
 @pytest.mark.parametrize("name", ["nlb-velocity", "nlb-cobps", "poyo-table2"])
