@@ -29,9 +29,14 @@ leaderboard_app = typer.Typer(
 )
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="Name of a suite, or a .toml file.")]
-FromOption = Annotated[Path, typer.Option("--from", help="Folder of accepted results.")]
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Folder of accepted results; ./leaderboard or, without one, those of spikedata.",
+    ),
+]
 DescriptionOption = Annotated[str, typer.Option(help="A line about the decoder.")]
-ACCEPTED = Path("leaderboard")
 
 
 @leaderboard_app.command("suites")
@@ -198,7 +203,7 @@ def add(
         list[Path],
         typer.Argument(help="Folders with result.json and predictions.arrow, of run or score."),
     ],
-    to: Annotated[Path, typer.Option(help="Folder of accepted results.")] = ACCEPTED,
+    to: Annotated[Path, typer.Option(help="Folder of accepted results.")] = Path("leaderboard"),
     suite: Annotated[
         str | None, typer.Option(help="The suite's file, if it does not come with spikedata.")
     ] = None,
@@ -260,7 +265,7 @@ def table(
     suite: Annotated[
         str | None, typer.Option(help="This suite alone; all with results if absent.")
     ] = None,
-    folder: FromOption = ACCEPTED,
+    folder: FromOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the accepted results, the best first, and the published numbers below them."""
@@ -282,7 +287,7 @@ def table(
 @leaderboard_app.command("site")
 def site(
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("site"),
-    folder: FromOption = ACCEPTED,
+    folder: FromOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the leaderboard as a static site: open index.html, or copy the folder to a server."""

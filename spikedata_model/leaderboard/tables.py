@@ -20,6 +20,7 @@ from spikedata_model.leaderboard.suite import Suite, list_suites, load_suite
 
 __all__ = ["accept", "rank", "read_result", "read_results", "slug"]
 
+ACCEPTED = "leaderboard"  # where results are put that are accepted, below the present folder
 ALIKE = 1e-9  # by which numbers computed again may differ
 MOST_BYTES = 256 << 20
 
@@ -42,14 +43,27 @@ def read_result(path: Path) -> Result:
         raise SuiteError(f"{path} is no result: {describe_validation_error(error)}.") from None
 
 
-def read_results(folder: Path) -> list[Result]:
+def accepted_folder() -> Path:
+    """Return the accepted results below the present folder or, without any, those of spikedata."""
+    package = Path(__file__).resolve().parent
+    beside = (Path(ACCEPTED), package.parent.parent / ACCEPTED, package / "accepted")
+    return next((one for one in beside if one.is_dir()), beside[0])
+
+
+def read_results(folder: Path | None = None) -> list[Result]:
     """Return all results in a folder of accepted ones, in order of suites and names.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        `accepted_folder` when not given.
 
     Raises
     ------
     SuiteError
         If there is no such folder, or a file in it is no result.
     """
+    folder = accepted_folder() if folder is None else folder
     if not folder.is_dir():
         raise SuiteError(
             f"There is no folder {folder} with results; `spikedata leaderboard add` makes one, or "
