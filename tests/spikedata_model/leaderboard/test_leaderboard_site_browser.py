@@ -58,13 +58,17 @@ def opened(browser, site):
     """Open pages of the site; what they complain of or ask for fails the test."""
     contexts, problems = [], []
 
+    def failed(request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # by going to the next page
+            problems.append(f"failed: {request.url} {request.failure}")
+
     def visit(address: str = "index.html", **given):
         context = browser.new_context(**({"viewport": DESKTOP} | given))
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+        page.on("requestfailed", failed)
         page.on(
             "request",
             lambda request: request.url.startswith(site.as_uri()) or problems.append(request.url),
@@ -77,6 +81,15 @@ def opened(browser, site):
     for one in contexts:
         one.close()
     assert problems == []
+
+
+def until(page, condition: str) -> None:
+    """Wait for a condition; Playwright's own way to wait is an `eval`, which the pages forbid."""
+    for _ in range(500):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(10)
+    pytest.fail(f"never came true: {condition}")
 
 
 def names(page) -> list[str]:
@@ -231,7 +244,7 @@ def test_an_address_brings_back_the_view(opened):
     assert second.input_value("input[name=q]") == "centre"
     assert second.input_value("select[name=suite]") == "reach"
     second.evaluate("location.hash = 'suite=other'")
-    second.wait_for_function("document.querySelector('select[name=suite]').value === 'other'")
+    until(second, "document.querySelector('select[name=suite]').value === 'other'")
     assert second.input_value("input[name=q]") == ""
 
 
@@ -273,7 +286,7 @@ def test_what_is_too_wide_scrolls_in_its_own_box_and_with_the_keyboard(opened):
     box = page.locator(".scroll").first
     box.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+    until(page, "document.querySelector('.scroll').scrollLeft > 0")
 
     assert box.evaluate("one => one.scrollWidth > one.clientWidth")
 
