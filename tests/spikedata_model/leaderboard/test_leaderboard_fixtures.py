@@ -10,7 +10,7 @@ from spikedata.harmonize import harmonize
 from spikedata.ingest import ingest
 from spikedata.manifest import load_manifest
 from spikedata_model.errors import SuiteError
-from spikedata_model.leaderboard.fixtures import WRITERS, write_suite_fixture
+from spikedata_model.leaderboard.fixtures import FILES, WRITERS, write_suite_fixture
 from spikedata_model.leaderboard.suite import list_suites, load_suite
 
 NAMES = list(list_suites())
@@ -43,7 +43,7 @@ def test_a_stand_in_is_the_suite_but_for_pins_and_left_out_recordings(name, tmp_
             assert (asset.path, asset.subject, asset.task, asset.role) == (
                 original.path, original.subject, original.task, original.role,
             )  # fmt: skip
-            path = tmp_path / dataset.source.root / asset.path
+            path = tmp_path / FILES / dataset.id / asset.path
             assert sha256_of(path) == asset.sha256
             assert asset.sha256 != original.sha256
 
@@ -73,7 +73,7 @@ def spikes_of(folder) -> dict[str, bytes]:
     manifest = load_manifest(folder / "sample.toml")
     return {
         dataset.recording_id(asset): harmonize(
-            folder / dataset.source.root / asset.path, dataset, asset
+            folder / FILES / dataset.id / asset.path, dataset, asset
         ).spike_time.tobytes()
         for dataset, asset in manifest.items()
     }
@@ -100,7 +100,7 @@ def test_a_stand_in_goes_the_way_of_the_real_files_and_a_changed_byte_is_found(t
     suite = write_suite_fixture("stevenson2011", tmp_path)
     manifest = load_manifest(suite.manifest_of(suite.groups[0]))
     (dataset, asset), = manifest.items()  # fmt: skip
-    path = tmp_path / dataset.source.root / asset.path
+    path = tmp_path / FILES / dataset.id / asset.path
     good = path.read_bytes()
 
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
