@@ -253,9 +253,10 @@ def test_an_address_brings_back_the_view(opened):
 )
 def test_a_mistaken_address_breaks_nothing(opened, state):
     page = opened(f"index.html#{state}")
+    chosen = page.eval_on_selector_all("select", "all => all.map(one => one.selectedIndex)")
 
     assert page.inner_text("[role=status]")
-    assert sorting(page) == {}
+    assert (sorting(page), chosen) == ({}, [0, 0, 0, 0])
 
 
 def test_clear_shows_everything_again(opened):
