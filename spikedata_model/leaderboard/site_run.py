@@ -239,6 +239,7 @@ def _cost(result: Result) -> Markup:
         ("Memory", size(cost.bytes)),
         ("Multiply-adds of an estimate", amount(cost.macs)),
         ("Those without a factor of 0", amount(cost.effective_macs)),
+        ("Of these, additions alone", amount(cost.effective_acs)),
         *((name, DASH if value is None else f"{decimal(100 * value, 1)} %")
           for name, value in share.items()),
         ("Live step, median", seconds(cost.step_p50)),
