@@ -105,6 +105,8 @@ def samples_table(tasks: Mapping[str, Task], suite: Suite) -> pa.Table:
     for name, task in tasks.items():
         for budget in suite.budgets:
             for seed in suite.seeds:
+                if task.lacks(budget) is not None:
+                    continue
                 empty = np.full(task.truth.shape, np.nan)
                 rows = _rows(task, Key(name, budget.name, seed), empty)
                 parts.append(rows.set_column(5, "predicted", pa.nulls(len(rows), pa.float64())))

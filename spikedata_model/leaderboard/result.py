@@ -13,6 +13,7 @@ from spikedata_model.leaderboard.cost import Cost
 __all__ = [
     "Data",
     "Fitted",
+    "LeftOut",
     "Machine",
     "Metrics",
     "Pretraining",
@@ -85,6 +86,14 @@ class Summary(FileModel):
     labelled_seconds: float  # mean over recordings and seeds
 
 
+class LeftOut(FileModel):
+    """A recording without the labels that a budget asks for: no decoder is run with it there."""
+
+    recording_id: str
+    budget: str
+    reason: str
+
+
 class Fitted(FileModel):
     """How a decoder was fitted to one recording (or, with ``fit = "together"``, to all)."""
 
@@ -152,7 +161,7 @@ class Result(FileModel):
     command, commit, spikedata_version, date : str
         How to repeat it. The commit is empty where it is not known, the date is UTC.
     complete : bool
-        Whether all recordings, budgets and seeds of the suite were run.
+        Whether all recordings, budgets and seeds of the suite were run, but for `left_out`.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -165,6 +174,7 @@ class Result(FileModel):
     causality: Literal["free", "tested", "claimed"]
     complete: bool
     metric: str
+    left_out: tuple[LeftOut, ...] = ()
     summaries: tuple[Summary, ...]
     scores: tuple[Score, ...]
     fitted: tuple[Fitted, ...] = ()

@@ -180,10 +180,10 @@ def _pretraining(suite: Suite, entrant: Entrant, tasks: Mapping[str, Task]) -> P
 def _jobs(
     suite: Suite, tasks: Mapping[str, Task], seeds: Sequence[int], budgets: Sequence[Budget]
 ) -> Iterator[_Job]:
-    together = [tuple(tasks.values())] if suite.fit == "together" else None
     for budget in budgets:
-        for seed in seeds:
-            for group in together or [(one,) for one in tasks.values()]:
+        able = [one for one in tasks.values() if one.lacks(budget) is None]
+        for seed in seeds if able else ():
+            for group in [tuple(able)] if suite.fit == "together" else [(one,) for one in able]:
                 yield _Job(group, budget, seed)
 
 

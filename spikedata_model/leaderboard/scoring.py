@@ -28,6 +28,7 @@ from spikedata_model.leaderboard.metrics import (
 from spikedata_model.leaderboard.predictions import Key, hash_of, read_predictions
 from spikedata_model.leaderboard.result import (
     Data,
+    LeftOut,
     Metrics,
     Pretraining,
     Result,
@@ -152,11 +153,18 @@ def result_of(
         scores.append(_score(task, key, by_phase))
         sums[key] = by_phase[task.scored]
         progress("scoring", done + 1, len(predictions))
+    left_out = [
+        LeftOut(recording_id=name, budget=budget.name, reason=reason)
+        for name, task in tasks.items()
+        for budget in suite.budgets
+        if (reason := task.lacks(budget)) is not None
+    ]
     wanted = {
         Key(recording_id, budget.name, seed)
         for recording_id in suite.recordings
         for budget in suite.budgets
         for seed in suite.seeds
+        if (recording_id, budget.name) not in {(one.recording_id, one.budget) for one in left_out}
     }
     return Result(
         suite=suite.name,
@@ -167,6 +175,7 @@ def result_of(
         link=link,
         causality=causality,
         complete=predictions.keys() == wanted,
+        left_out=tuple(left_out),
         metric=suite.metric,
         summaries=tuple(_summaries(suite, scores, sums)),
         scores=tuple(scores),
@@ -316,13 +325,13 @@ def compare(
             ]  # fmt: skip
             if not shared:
                 continue
-            both = [
-                [_seeds_of(tasks[name], budget.name, one) for name in shared]
-                for one in (mine, theirs)
-            ]
-            together = _shares_seeds(suite, both[0]), _shares_seeds(suite, both[1])
-            found = paired_bootstrap(*both, suite.metric, together=together)
-            leads.append(Lead(group.name, budget.name, *found, len(shared)))
+            one, other = (
+                [_seeds_of(tasks[name], budget.name, given) for name in shared]
+                for given in (mine, theirs)
+            )
+            together = _shares_seeds(suite, one), _shares_seeds(suite, other)
+            lead, low, high = paired_bootstrap(one, other, suite.metric, together=together)
+            leads.append(Lead(group.name, budget.name, lead, low, high, len(shared)))
     if not leads:
         raise SuiteError(
             f"The two have no recording of '{suite.name}' with the same budget in common."

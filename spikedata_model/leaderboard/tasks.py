@@ -11,7 +11,7 @@ import numpy as np
 from spikedata.errors import did_you_mean
 from spikedata.intervals import IntervalSet
 from spikedata.recording import Recording, Series
-from spikedata_model.errors import SuiteError
+from spikedata_model.errors import ConfigError, SuiteError
 from spikedata_model.leaderboard.division import Parts, divide, limit
 from spikedata_model.leaderboard.protocol import Segment, Session
 from spikedata_model.leaderboard.suite import Budget, Group, Suite
@@ -83,6 +83,14 @@ class Task:
         for part in (self.time, self.truth, self.phases[self.scored]):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
+
+    def lacks(self, budget: Budget) -> str | None:
+        """Return why the recording has not the labels of a budget, if it has not."""
+        try:
+            limit(self.recording, self.parts, self.group, budget, 0)
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def session(self, budget: Budget, seed: int) -> Session:
         """Return what a decoder may learn from, with the labels of a budget.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -377,3 +377,25 @@ def test_rates_below_0_are_refused(tmp_path):
 
     with pytest.raises(SuiteError, match="not a rate of 0 or more"):
         run(world, tmp_path / "run", Negative)
+
+
+@pytest.mark.parametrize("fit", ["each", "together"])
+def test_a_recording_without_the_labels_of_a_budget_is_left_out_of_it_and_named(tmp_path, fit):
+    """Sessions have 21 training trials, of which the second has less in this suite."""
+    budgets = [{"trials": 2}, {"trials": 21}, {"trials": 500}]
+    world = make_world(tmp_path, seeds=[0], budgets=budgets, fit=fit)
+    store = world[1]
+    one = store["lab/two"]
+    few = one.intervals["trials"].where(np.arange(30) % 2 == 0)
+    store.write(replace(one, intervals={"trials": few}), dict(store.provenance("lab/two")))
+
+    result = run(world, tmp_path / "run")
+
+    assert [(one.recording_id, one.budget) for one in result.scores] == [
+        ("lab/one", "2 trials"), ("lab/one", "21 trials"), ("lab/two", "2 trials")
+    ]  # fmt: skip
+    assert [(one.recording_id, one.budget) for one in result.left_out] == [
+        ("lab/one", "500 trials"), ("lab/two", "21 trials"), ("lab/two", "500 trials")
+    ]  # fmt: skip
+    assert "21 labelled trials were asked for" in result.left_out[1].reason
+    assert result.complete
