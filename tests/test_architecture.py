@@ -301,7 +301,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.leaderboard.entrants.gru": {"numpy", "pydantic", "torch"},
     "spikedata_model.leaderboard.entrants.kalman": {"numpy"},
     "spikedata_model.leaderboard.entrants.labelled": {"numpy"},
-    "spikedata_model.leaderboard.entrants.linear": {"numpy", "pydantic", "sklearn"},
+    "spikedata_model.leaderboard.entrants.linear": {"numpy", "pydantic"},
     "spikedata_model.leaderboard.entrants.live": {"numpy", "pydantic"},
     "spikedata_model.leaderboard.entrants.mlp": {"numpy", "torch"},
     "spikedata_model.leaderboard.entrants.poyo": {"numpy", "pydantic"},
