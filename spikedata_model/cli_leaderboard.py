@@ -315,7 +315,7 @@ def _show(suite: Suite, results: Sequence[Result], as_json: bool) -> None:
         print_json([json.loads(one.model_dump_json()) for one in results])
         return
     rows: list[list[object]] = [
-        [one.decoder + ("" if one.complete else " (incomplete)"), cell.group, cell.budget,
+        [one.decoder + _remark(one, suite), cell.group, cell.budget,
          cell.mean, f"{cell.low:.3f} to {cell.high:.3f}", cell.sd, cell.n_recordings,
          cell.n_seeds, one.causality]
         for one in results
@@ -327,6 +327,13 @@ def _show(suite: Suite, results: Sequence[Result], as_json: bool) -> None:
          "causal"],
         rows,
     )  # fmt: skip
+
+
+def _remark(one: Result, suite: Suite) -> str:
+    """Return why a result is not ranked with the others, if it is not."""
+    if one.suite_sha256 != suite.sha256:
+        return " (other version of the suite)"
+    return "" if one.complete else " (incomplete)"
 
 
 def _show_published(suite: Suite) -> None:

@@ -174,8 +174,12 @@ def read_predictions(path: Path, suite: Suite, tasks: Mapping[str, Task]) -> dic
         }
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
         raise SuiteError(f"{path}: a column is not of its kind: {_first_line(error)}.") from None
-    if any(table[name].null_count for name in COLUMNS):
-        names = [name for name in COLUMNS if table[name].null_count]
+    # A dictionary may have an empty word, which no index says.
+    names = [
+        name for name in COLUMNS
+        if table[name].null_count or (name in texts and texts[name].null_count)
+    ]  # fmt: skip
+    if names:
         raise SuiteError(f"{path}: the column '{names[0]}' has empty fields; fill in all of them.")
     known = {
         "recording_id": list(tasks),
@@ -275,7 +279,7 @@ def _placed(
     if off.any():
         raise SuiteError(
             f"{where}: {off.sum()} rows are at times that are no sample of the test split, first "
-            f"{time[off][0]!r} s; take the times of `spikedata leaderboard samples`."
+            f"{float(time[off][0])!r} s; take the times of `spikedata leaderboard samples`."
         )
     at = np.array([columns.index(name) for name in channel], np.int64)
     count = np.zeros(task.truth.shape, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -98,8 +99,9 @@ def accept(
     Raises
     ------
     SuiteError
-        If the result is of another version of the suite, of other data or other predictions, or
-        its scores are not those of the predictions. All differences are named.
+        If the result is of another suite or version of it, of other data or other predictions, its
+        scores are not those of the predictions, or it says of its causality what cannot be. All
+        differences are named. Also if a result of another decoder has the same file name.
     LeakError
         If it says that it was pretrained on the test side.
     """
@@ -110,6 +112,11 @@ def accept(
                 "spikedata; give its file with --suite."
             )
         suite = load_suite(result.suite)
+    elif suite.name in list_suites() and suite.sha256 != load_suite(suite.name).sha256:
+        raise SuiteError(
+            f"The suite '{suite.name}' that was given is not the one of that name that comes with "
+            "spikedata: give yours another name, and run it again."
+        )
     if result.pretraining is not None:
         check_pretraining(suite, result.pretraining.recordings)
     tasks = open_tasks(suite, store, list(result.data))
@@ -117,21 +124,39 @@ def accept(
         suite, tasks, read_predictions(predictions, suite, tasks), result.decoder,
         kind=result.kind, causality=result.causality,
     )  # fmt: skip
-    problems = list(_differences(result, again))
+    problems = list(_differences(result, again, suite))
     if problems:
         raise SuiteError(
             f"'{result.decoder}' on '{suite.name}' is not accepted: {'; '.join(problems)}. Run it "
             "again, and add what that wrote."
         )
     path = folder / slug(suite.name) / f"{slug(result.decoder)}.json"
+    if path.exists() and (other := read_result(path).decoder) != result.decoder:
+        raise SuiteError(
+            f"{path} is the result of '{other}', and would be that of '{result.decoder}' too: give "
+            "yours another name."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A picture is not compared but drawn anew: it can show nothing but what was predicted.
+    result = result.model_copy(update={"traces": again.traces})
     write_whole(path, result.model_dump_json(indent=1) + "\n")
     return path
 
 
-def _differences(result: Result, again: Result) -> Iterable[str]:
+def _differences(result: Result, again: Result, suite: Suite) -> Iterable[str]:
     """Yield how a result differs from what its predictions say."""
+    if (result.causality == "free") != (not suite.causal):
+        kind = "causal" if suite.causal else "not causal"
+        yield f"its causality is '{result.causality}', but the suite is {kind}"
+    elif result.kind == "predictions" and result.causality == "tested":
+        yield "nobody can have tested the causality of a bare file: it is 'claimed'"
+    fits = {(name, o.budget, o.seed) for o in result.fitted for name in o.recordings}
+    if result.kind != "predictions" and fits != {
+        (one.recording_id, one.budget, one.seed) for one in again.scores
+    }:
+        yield "it says that it was run, but its fits are not those of its predictions"
     for field, what in (
+        ("suite", "it is of another suite"),
         ("suite_sha256", "it is of another version of the suite"),
         ("predictions_sha256", "the predictions are others"),
         ("metric", "it has another metric"),
@@ -166,9 +191,12 @@ def _alike(mine: object, theirs: object) -> bool:
         return mine.keys() == theirs.keys() and all(_alike(mine[k], theirs[k]) for k in mine)
     if isinstance(mine, tuple | list) and isinstance(theirs, tuple | list):
         return len(mine) == len(theirs) and all(map(_alike, mine, theirs))
-    if isinstance(mine, float) and isinstance(theirs, float):
-        same_nan = mine != mine and theirs != theirs
-        return same_nan or abs(mine - theirs) <= ALIKE * max(1.0, abs(mine))
+    if mine is None or theirs is None or isinstance(mine, float) or isinstance(theirs, float):
+        one, other = (math.nan if part is None else part for part in (mine, theirs))
+        if not (isinstance(one, float) and isinstance(other, float)):
+            return False
+        both_nan = math.isnan(one) and math.isnan(other)  # null in a file
+        return both_nan or math.isclose(one, other, rel_tol=ALIKE, abs_tol=ALIKE)
     return mine == theirs
 
 
@@ -178,9 +206,10 @@ def slug(name: str) -> str:
 
 
 def rank(results: Sequence[Result], suite: Suite) -> list[Result]:
-    """Return the results of a suite, the best first; those that are not complete come last.
+    """Return the results of a suite, the best first.
 
-    The mean over groups of the last budget's means decides.
+    The mean over groups of the last budget's means decides. Last come those that are not complete,
+    or of another version of the suite.
     """
     mine = [one for one in results if one.suite == suite.name]
     last = suite.budgets[-1].name
@@ -188,6 +217,7 @@ def rank(results: Sequence[Result], suite: Suite) -> list[Result]:
     def order(one: Result) -> tuple[bool, float]:
         means = [cell.mean for cell in one.summaries if cell.budget == last]
         mean = sum(means) / len(means) if means else float("nan")
-        return not one.complete, -mean if mean == mean else float("inf")
+        apart = not one.complete or one.suite_sha256 != suite.sha256
+        return apart, -mean if mean == mean else float("inf")
 
     return sorted(mine, key=order)

@@ -113,6 +113,10 @@ BROKEN = {
     "two columns": (lambda t: t.append_column("time", t["time"]), "two columns 'time'"),
     "text for numbers": (
         lambda t: t.set_column(5, "predicted", pa.array(["x"] * len(t))), "not of its kind"),
+    "an empty word of a dictionary": (
+        lambda t: t.set_column(0, "recording_id", pa.DictionaryArray.from_arrays(
+            pa.array([0] * len(t), pa.int32()), pa.array([None], pa.string()))),
+        "'recording_id' has empty fields"),
     "nothing": (lambda t: t.slice(0, 0), "no predictions in it"),
 }  # fmt: skip
 
