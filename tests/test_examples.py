@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,13 +16,22 @@ import torch
 
 from spikedata.store import Store
 from spikedata.testing import make_recording
+from tests.spikedata_model.leaderboard.sessions import (
+    hidden,
+    make_segments,
+    make_session,
+    r2,
+    rules,
+)
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+EVERY = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+ENTRANT = "leaderboard_decoder"  # a class, not a program
+EXAMPLES = [path for path in EVERY if path.stem != ENTRANT]
 NAMES = [path.stem for path in EXAMPLES]
 
 
 def load(name: str) -> ModuleType:
-    (path,) = (path for path in EXAMPLES if path.stem == name)
+    (path,) = (path for path in EVERY if path.stem == name)
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -64,7 +74,7 @@ def test_an_example_reads_a_store_that_is_given_and_leaves_it_alone(path, folder
     assert {one: one.stat().st_mtime_ns for one in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+@pytest.mark.parametrize("path", EVERY, ids=[path.stem for path in EVERY])
 def test_an_example_can_be_read_at_a_glance(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
 
@@ -100,3 +110,28 @@ def test_lightning_draws_new_windows_in_every_epoch(folder, monkeypatch):
     trainer.fit(example.Decoder(Store(folder)))
 
     assert asked == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+
+
+def test_the_decoder_of_a_third_party_has_30_lines_and_knows_numpy_alone():
+    (path,) = (path for path in EVERY if path.stem == ENTRANT)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    code = [one for one in lines if one.strip() and not one.startswith('"""')]
+
+    assert len(code) <= 30
+    assert [one for one in lines if "import" in one] == ["import numpy as np"]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_decoder_of_a_third_party_decodes_and_looks_ahead_where_it_may_alone(causal):
+    train, valid, test = make_segments(duration=30.0)
+    decoder = load(ENTRANT).LaggedRidge()
+    other = replace(valid, recording_id="lab/two")
+    decoder.fit([make_session((train,), (valid,)), make_session((other,))], rules(causal=causal))
+    found = decoder.predict(hidden(test))
+    early = replace(test, spike_time=test.spike_time[:-200], spike_unit=test.spike_unit[:-200])
+    same = (decoder.predict(hidden(early)) == found).all(axis=1)
+    before = test.time <= test.spike_time[-200]
+
+    assert r2(test.labels, found) > 0.7
+    assert same[before].all() == causal
+    assert not same.all()

@@ -43,6 +43,10 @@ LEAST_SD = 0.1  # of a feature: rare spikes are not blown up
 TURNS = 2  # of the chains that take turns, these many are trained on
 
 
+Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Counts (T, U), labels (T, C), their weights (T,), and whether they are scored (T,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One candidate; times in s."""
@@ -148,7 +152,7 @@ class Chain:
 
     def __init__(self, network: Network, learning: Learning) -> None:
         self._network, self._rates = network, learning.rates
-        self._mean, self._scale, self._floor = learning.mean, learning.scale, learning.floor
+        self._mean, self._scale, self._floor = learning.mean, learning.sd, learning.floor
 
     def start(self) -> torch.Tensor:
         """Return the state before the first bin."""
@@ -192,15 +196,26 @@ class Data:
         points = label(learning, learning.train, self.timing, MAX_POINTS)
         self.valid = hold(learning, self.timing, MAX_VALID)
         self.rows = [part for part in self._rows(points) if part[2].any()]
+        if not self.rows:  # of a label at the very start of a segment, behind no bin
+            self.rows = [self._nothing()]
         self.chances = np.cumsum([len(one[0]) for one in self.rows])
-        counts = np.concatenate([one[0] for one in self.rows])
-        mean = np.sqrt(counts).mean(axis=0, dtype=np.float64)
-        spread = counts.mean(axis=0, dtype=np.float64) - mean**2
-        self.mean, self.sd = mean, np.maximum(np.sqrt(np.maximum(spread, 0.0)), LEAST_SD)
+        total, squares = np.zeros(learning.n_units), np.zeros(learning.n_units)
+        for counts, *_ in self.rows:
+            total += np.sqrt(counts, dtype=np.float32).sum(axis=0, dtype=np.float64)
+            squares += counts.sum(axis=0, dtype=np.float64)
+        self.mean = total / self.chances[-1]
+        spread = squares / self.chances[-1] - self.mean**2
+        self.sd = np.maximum(np.sqrt(np.maximum(spread, 0.0)), LEAST_SD)
 
-    def _rows(
-        self, points: Labelled
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def _nothing(self) -> Row:
+        """Return one bin without spikes, of which the mean is expected."""
+        learning = self.learning
+        channels = len(learning.mean)
+        truth = learning.mean if learning.rates else np.zeros(channels)
+        none = np.zeros((1, learning.n_units), np.uint8)
+        return none, truth[None], np.ones(1), np.ones(1, bool)
+
+    def _rows(self, points: Labelled) -> Iterator[Row]:
         """Yield counts (T, U), labels (T, C), their weights (T,) and whether they are scored."""
         learning, offset = self.learning, 0
         values = points.values
@@ -227,7 +242,9 @@ class Data:
                 truth[row[used]] = values[own][used]
                 weight[row[used]] = points.weight[own][used]
                 scored[row[used]] = points.scored[own][used]
-                yield np.concatenate(list(parts)), truth, weight, scored
+                counts = np.concatenate(list(parts))
+                small = counts.max(initial=0) < 256
+                yield counts.astype(np.uint8 if small else np.float32), truth, weight, scored
 
     def batch(self, seed: int, step: int, outside: float) -> Batch:
         """Return chunks that begin anywhere: ((counts, lengths), labels, weights)."""

@@ -281,7 +281,9 @@ def _tracks(learning: Learning, timing: Timing, points: Labelled) -> Iterator[_T
         gap = at[near] - at[np.maximum(near - 1, 0)]
         usual = float(np.median(np.diff(at))) if len(at) > 1 else 1.0
         known = (at[near] == grid) | (gap <= 2 * usual)
-        line = np.stack([np.interp(grid, at, one) for one in own[rows].T], axis=1)
+        line = np.empty((len(grid), own.shape[1]))
+        for column, one in enumerate(own[rows].T):
+            line[:, column] = np.interp(grid, at, one)
         yield _Track(segment, anchor, int(grid[0]), line, known)
 
 

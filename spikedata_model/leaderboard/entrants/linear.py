@@ -28,7 +28,7 @@ __all__ = ["Features", "LinearMap", "best_linear", "climb", "linear_model", "sol
 
 MAX_FEATURES = 2000  # with more units bins are fewer and wider: a solution is cubic in this
 MAX_TRAIN, MAX_VALID = 20_000, 5_000  # points; a linear map needs no more
-OUTSIDE = (0.1,)  # weight of training time that is not scored; 0.1 as POYO weights holds
+OUTSIDE = (0.1, 0.0)  # weight of training time that is not scored; 0.1 as POYO weights holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,8 +172,7 @@ class _Search:
         counts = list(self.held.windows(self.timing, features.lags, features.n_units))
         found = []
         for share in outside:
-            moments = early[0] + _times(early[1], share)
-            both = moments + late[0] + _times(late[1], share)
+            moments = _total([early], share)
 
             def scored(row: int, moments: Moments = moments) -> tuple[float, LinearMap]:
                 fitted = LinearMap(features, *solve(moments, self.penalties[row]), self.floor)
@@ -183,19 +182,29 @@ class _Search:
             tried = climb(scored, len(self.penalties))
             self.tried += len(tried)
             row = max(tried, key=lambda one: tried[one][0])
-            found.append(_Found(*tried[row], self.penalties[row], share, both))
+            found.append(
+                _Found(*tried[row], self.penalties[row], share, _total([early, late], share))
+            )
         return max(found, key=lambda one: one.score)
 
-    def _sums(self, points: Labelled, features: Features) -> tuple[Moments, Moments]:
-        """Return the sums over scored and over unscored points."""
+    def _sums(self, points: Labelled, features: Features) -> tuple[Moments | None, Moments | None]:
+        """Return the sums over scored and over unscored points, None where there are none."""
         found = []
         for rows in (points.scored, ~points.scored):
             parts = points.windows(self.timing, features.lags, features.n_units)
             weight = points.weight * rows
             found.append(sums(parts, points, weight, features) if rows.any() else None)
-        inside, outside = found
-        none = _times(next(one for one in found if one is not None), 0.0)
-        return inside or none, outside or none
+        return found[0], found[1]
+
+
+def _total(parts: Sequence[tuple[Moments | None, Moments | None]], share: float) -> Moments:
+    """Return scored sums, and unscored ones that count a share; all alike if none is scored."""
+    scored = [one for one, _ in parts if one is not None]
+    rest = [one for _, one in parts if one is not None]
+    if scored:
+        rest = [one if share == 1 else _times(one, share) for one in rest]
+    first, *others = [*scored, *rest]
+    return sum(others, first)
 
 
 T = TypeVar("T")
@@ -226,12 +235,14 @@ def best_linear(
 
     Chosen on the validation split, from maps of the training split; then fitted to both. First the
     window is chosen, then whether square roots are taken (of candidates that take them), then the
-    weight.
+    weight. With more than `MAX_FEATURES` the first window is taken as it is.
     """
     search = _Search(learning, timing, penalties)
+    many = candidates[0].count > MAX_FEATURES  # as one bin a side of thousands of units is
+    candidates = candidates[:1] if many else candidates
     best = max((search.best_of(one) for one in candidates), key=lambda one: one.score)
     features = best.fitted.features
-    if features.root:
+    if features.root and not many:
         plain = search.best_of(replace(features, root=False))
         best = plain if plain.score > best.score else best
         features = best.fitted.features

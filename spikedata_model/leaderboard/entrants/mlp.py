@@ -136,7 +136,7 @@ class Readout:
 
     def __init__(self, network: nn.Module, learning: Learning) -> None:
         self._network, self._rates = network, learning.rates
-        self._mean, self._scale, self._floor = learning.mean, learning.scale, learning.floor
+        self._mean, self._scale, self._floor = learning.mean, learning.sd, learning.floor
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
         """Return the estimates (P, C), float64, of counts (P, D)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def make_segments(
     return tuple(
         cut(Segment(NAME, offset, offset + duration, spikes, unit, offset + time, values),
             offset + first, offset + last)
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        for first, last in pairwise(bounds)
     )  # fmt: skip
 
 
