@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,12 +15,13 @@ from spikedata.store import Store
 from spikedata_model.errors import LeakError, SuiteError
 from spikedata_model.leaderboard.protocol import Entrant, Segment
 from spikedata_model.leaderboard.suite import Suite
-from spikedata_model.leaderboard.tasks import Task
+from spikedata_model.leaderboard.tasks import Task, detached
 
-__all__ = ["check_causal", "check_pins", "check_pretraining", "expand_pretraining"]
+__all__ = ["check_causal", "check_pins", "check_pretraining", "differs", "expand_pretraining"]
 
 SAME = 1e-4  # of a channel's deviation: what rounding may change, and no spike may
-PROBES = 3  # segments of a recording whose future is taken away
+ROUNDED = 1e-6  # of a channel's largest answer: what is left of float32 far from 0
+PROBES = 3  # times that the future of a recording is taken away
 
 
 # ------------------------------------------------------------------ hashes
@@ -205,13 +207,14 @@ def _test_side(suite: Suite) -> dict[str, str]:
 def check_causal(entrant: Entrant, task: Task, answers: Sequence[np.ndarray], seed: int) -> None:
     """Refuse a decoder whose estimates change when what comes later is taken away.
 
-    Some segments are cut at a sample drawn by the seed: spikes, samples and the segment's end. What
-    is said of the samples before must be what was said of them in the whole segment.
+    Some segments are cut at a sample: spikes, samples and the segment's end. What is said of the
+    samples before must be what was said of them in the whole segment. Where they are cut follows
+    from the seed and from all that was answered, so that no decoder can know it when it answers.
 
     Parameters
     ----------
     entrant : Entrant
-        Fitted.
+        Fitted. Best a copy from before the answers, which cannot give them again from memory.
     task : Task
         The recording.
     answers : sequence of ndarray, shape (K, C)
@@ -224,15 +227,15 @@ def check_causal(entrant: Entrant, task: Task, answers: Sequence[np.ndarray], se
     LeakError
         With the first sample that changed.
     """
-    rng = np.random.default_rng([seed, len(task.test)])
+    said = hashlib.sha256(b"".join(np.ascontiguousarray(one).tobytes() for one in answers))
+    rng = np.random.default_rng([seed, int.from_bytes(said.digest())])
     rows = [row for row, one in enumerate(task.test) if len(one.time) > 1]
-    chosen = rng.choice(rows, min(PROBES, len(rows)), replace=False) if rows else []
-    scale = np.maximum(task.truth.std(axis=0), 1e-12)
+    chosen = rng.choice(rows, PROBES, replace=len(rows) < PROBES) if rows else []
     for row in sorted(int(one) for one in chosen):
         segment = task.test[row]
         kept = int(rng.integers(1, len(segment.time)))
-        short = without_future(segment, kept)
-        again = np.asarray(entrant.predict(short), np.float64)
+        short = without_future(segment, kept, task.suite.step)
+        again = np.asarray(entrant.predict(detached(short)), np.float64)
         before = answers[row][:kept]
         if again.shape != before.shape:
             raise LeakError(
@@ -240,21 +243,36 @@ def check_causal(entrant: Entrant, task: Task, answers: Sequence[np.ndarray], se
                 f"{short.end:.3f} s the decoder returned the shape {again.shape}, expected "
                 f"{before.shape}."
             )
-        off = ~(np.abs(again - before) <= SAME * scale).all(axis=1)
+        off = differs(task, before, again)
         if off.any():
             at = int(np.argmax(off))
             raise LeakError(
                 f"{task.suite.name}, {task.recording_id}: the suite is causal, but the estimate at "
                 f"{segment.time[at]:.3f} s changed from {before[at].tolist()} to "
                 f"{again[at].tolist()} when all after {short.time[-1]:.3f} s was taken away: "
-                "use spikes before a sample alone."
+                "use spikes before an estimate (see `Segment.estimates`) alone, and answer each "
+                "segment on its own."
             )
 
 
-def without_future(segment: Segment, kept: int) -> Segment:
-    """Return a segment that ends at its sample number ``kept - 1``, which it still has."""
+def differs(task: Task, said: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return which rows of two answers, (K, C) each, differ by more than rounding does.
+
+    A channel that stands still in the truth counts for nothing: no score can be won there.
+    """
+    moves = task.truth.min(axis=0) < task.truth.max(axis=0)
+    allowed = SAME * task.truth.std(axis=0) + ROUNDED * np.abs(said).max(axis=0, initial=0.0)
+    return ~((np.abs(again - said) <= allowed) | ~moves).all(axis=1)
+
+
+def without_future(segment: Segment, kept: int, step: float | None = None) -> Segment:
+    """Return a segment that ends at its sample number ``kept - 1``, which it still has.
+
+    It has the spikes before the estimate that this sample gets; without `step`, before the sample.
+    """
     last = float(segment.time[kept - 1])
-    spikes = segment.spike_time < last
+    edges, row = segment.estimates(step) if step else (segment.time, np.arange(kept))
+    spikes = segment.spike_time < edges[row[kept - 1]]
     return replace(
         segment,
         end=float(np.nextafter(last, np.inf)),

@@ -47,7 +47,9 @@ Predictions = Mapping[Key, np.ndarray]
 
 
 def check_answer(where: str, task: Task, values: object, count: int) -> np.ndarray:
-    """Return what a decoder said of `count` samples as float64, (count, C), or refuse it.
+    """Return what a decoder said of `count` samples, (count, C) float64, or refuse it.
+
+    It is a copy: what a decoder does to its array later changes no answer.
 
     Raises
     ------
@@ -55,9 +57,12 @@ def check_answer(where: str, task: Task, values: object, count: int) -> np.ndarr
         If the shape is another, or a value is no number; of rates also if one is below 0.
     """
     try:
-        found = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise SuiteError(f"{where}: predictions must be numbers, found {type(values)}.") from None
+        found = np.array(np.asarray(values, np.float64))
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of tensors with gradients
+        raise SuiteError(
+            f"{where}: predictions must be an array of numbers, found {type(values)}: "
+            f"{_first_line(error)}."
+        ) from None
     expected = (count, task.truth.shape[1])
     if found.shape != expected:
         raise SuiteError(

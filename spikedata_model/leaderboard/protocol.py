@@ -141,7 +141,8 @@ class Rules:
         Values are a series, or counts of units that are not shown, whose rates (expected counts per
         sample, above 0: a spike where 0 was said costs much) are asked for.
     causal : bool
-        Whether an estimate at ``t`` may use spikes before ``t`` alone. It is tested.
+        Whether an estimate at ``t`` may use spikes before ``t`` alone. It is tested. Estimates are
+        made at the edges of `Segment.estimates`: between them a sample gets nothing newer.
     step : float or None
         Seconds between the estimates of a causal suite; seconds per bin of "rates".
     context : float
@@ -177,7 +178,10 @@ class Entrant(Protocol):
         ...
 
     def predict(self, segment: Segment) -> np.ndarray:
-        """Return the values at ``segment.time``, shape (K, C), in the unit of the session."""
+        """Return the values at ``segment.time``, shape (K, C), in the unit of the session.
+
+        Of each segment on its own: the same one has the same answer whatever was asked before.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from spikedata_model.leaderboard.division import Parts, divide, limit
 from spikedata_model.leaderboard.protocol import Segment, Session
 from spikedata_model.leaderboard.suite import Budget, Group, Suite
 
-__all__ = ["ALL", "Task", "make_task"]
+__all__ = ["ALL", "Task", "detached", "make_task"]
 
 ALL = "all"  # the name of the whole test split among the phases
 HELDOUT = "heldout"  # column of the unit table: which units are hidden where rates are decoded
@@ -93,7 +93,7 @@ class Task:
         return None
 
     def session(self, budget: Budget, seed: int) -> Session:
-        """Return what a decoder may learn from, with the labels of a budget.
+        """Return what a decoder may learn from, with the labels of a budget; arrays of its own.
 
         Raises
         ------
@@ -109,13 +109,31 @@ class Task:
             target=self.group.target,
             columns=self.target.columns,
             unit=self.target.unit,
-            train=tuple(_segments(self.recording, self.target, parts["train"], slow)),
-            valid=tuple(_segments(self.recording, self.target, parts["valid"], slow)),
+            train=self._shown(parts["train"], slow),
+            valid=self._shown(parts["valid"], slow),
             phases={
                 name: table.within(seen) for name, table in self.recording.intervals.items()
             },
             evaluate_on=self.group.evaluate_on,
         )  # fmt: skip
+
+    def _shown(self, time: IntervalSet, slow: bool) -> tuple[Segment, ...]:
+        return tuple(map(detached, _segments(self.recording, self.target, time, slow)))
+
+
+def detached(segment: Segment) -> Segment:
+    """Return a segment with arrays of its own.
+
+    A slice leads to the whole array that it is a part of (``ndarray.base``), test time and truth
+    and all; and what a decoder writes into it would be in what is scored.
+    """
+    return replace(
+        segment,
+        spike_time=np.array(segment.spike_time),
+        spike_unit=np.array(segment.spike_unit),
+        time=np.array(segment.time),
+        values=None if segment.values is None else np.array(segment.values),
+    )
 
 
 def make_task(suite: Suite, group: Group, recording: Recording, source: str) -> Task:

@@ -13,6 +13,7 @@ from spikedata_model.leaderboard.guards import (
     check_causal,
     check_pins,
     check_pretraining,
+    differs,
     read_list,
     without_future,
 )
@@ -255,6 +256,70 @@ def test_a_causal_decoder_passes(tmp_path, seed):
     entrant = fitted(Counting(), task, tmp_path)
 
     check_causal(entrant, task, [entrant.predict(one) for one in task.test], seed)
+
+
+class Fresh(Counting):
+    """Uses spikes up to a sample where estimates are made less often."""
+
+
+class OnGrid(Counting):
+    """Makes estimates when the suite asks for them."""
+
+    def predict(self, segment):
+        edges, row = segment.estimates(0.07)
+        return super().predict(replace(segment, time=edges))[row]
+
+
+def test_spikes_newer_than_an_estimate_are_found(tmp_path):
+    """A sample of 50 Hz would get up to 60 ms more than in a suite of 70-ms steps it may."""
+    suite, store = make_world(tmp_path, causal=True, step=0.07)
+    task = open_tasks(suite, store)["lab/one"]
+    for cheat in (Fresh, OnGrid):
+        entrant = fitted(cheat(), task, tmp_path)
+        answers = [entrant.predict(one) for one in task.test]
+        if cheat is OnGrid:
+            check_causal(entrant, task, answers, 0)
+            continue
+        with pytest.raises(LeakError, match="the suite is causal, but the estimate at"):
+            check_causal(entrant, task, answers, 0)
+
+
+def test_where_a_recording_is_cut_follows_from_the_answers(tmp_path):
+    """A decoder that knew the places could look ahead everywhere else."""
+    task = causal_task(tmp_path)
+    entrant = fitted(Counting(), task, tmp_path)
+    cuts = []
+
+    class Noted(Counting):
+        maps = entrant.maps
+        offset = 0.0
+
+        def predict(self, segment):
+            cuts.append(len(segment.time))
+            return super().predict(segment) + self.offset
+
+    found = []
+    for offset in (0.0, 0.0, 1.0):
+        noted = Noted()
+        noted.offset = offset
+        answers = [noted.predict(one) for one in task.test]
+        cuts.clear()
+        check_causal(noted, task, answers, 0)
+        found.append(tuple(cuts))
+
+    assert len(task.test) == 1
+    assert [len(one) for one in found] == [3, 3, 3]  # several in the one segment that there is
+    assert found[0] == found[1] != found[2]
+
+
+def test_rounding_far_from_0_and_a_channel_that_stands_still_are_no_look_ahead(tmp_path):
+    task = causal_task(tmp_path)
+    still = replace(task, truth=np.c_[1000 + task.truth[:, 0], np.zeros(len(task.truth))])
+    said = np.c_[1000 + task.truth[:, 0], np.full(len(task.truth), 1e-7)]
+
+    noise, change = np.array([0, 1e-8]), np.array([0.01 * task.truth[:, 0].std(), 0])
+    assert not differs(still, said, said.astype(np.float32) + noise).any()
+    assert differs(still, said, said + change).all()
 
 
 def test_another_number_of_estimates_is_found(tmp_path):

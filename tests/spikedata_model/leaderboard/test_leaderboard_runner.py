@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import r2_score
 
 from spikedata_model.errors import LeakError, SuiteError
@@ -172,7 +173,11 @@ class Odd(Counting):
         return self.answer
 
 
-@pytest.mark.parametrize("answer", [None, np.zeros((3, 2)), np.zeros(600), "text"])
+@pytest.mark.parametrize(
+    "answer",
+    [None, np.zeros((3, 2)), np.zeros(600), "text", torch.zeros(550, 2, requires_grad=True)],
+    ids=["nothing", "few", "flat", "text", "gradient"],
+)
 def test_an_answer_that_does_not_fit_is_refused_with_its_place(world, tmp_path, answer):
     with pytest.raises(SuiteError, match="made-up, counting, lab/one, segment at 49"):
         run(world, tmp_path / "run", lambda: Odd(answer=answer))
@@ -272,6 +277,108 @@ def test_live_steps_are_timed_and_must_say_the_same(tmp_path):
     assert result.cost.normalised_latency is not None
     with pytest.raises(SuiteError, match=r"the live estimate is .* must be the same"):
         run(world, tmp_path / "other", lambda: Live(late=0.5))
+
+
+class Remembering(Ahead):
+    """Looks ahead, and says again what it said before of a time."""
+
+    def predict(self, segment):
+        held = self.__dict__.setdefault("held", {})
+        found = super().predict(segment)
+        for row, time in enumerate(segment.time.tolist()):
+            found[row] = held.setdefault((segment.recording_id, time), found[row])
+        return found
+
+
+def test_a_look_ahead_cannot_be_hidden_by_remembering_answers(tmp_path):
+    world = make_world(tmp_path, causal=True, step=0.02, seeds=[0])
+
+    with pytest.raises(LeakError, match="the suite is causal"):
+        run(world, tmp_path / "run", Remembering)
+
+
+class Uncopied(Counting):
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot be copied")
+
+
+def test_a_decoder_that_cannot_be_copied_takes_part(tmp_path):
+    world = make_world(tmp_path, causal=True, step=0.02, seeds=[0])
+
+    assert run(world, tmp_path / "run", Uncopied).causality == "tested"
+
+
+class Looking(Live):
+    """Notes every array that it is given, and writes into all of them when it has answered."""
+
+    seen: list = []  # noqa: RUF012
+
+    def note(self, *arrays):
+        self.seen += [(len(one), one.base is None) for one in arrays]
+        for one in arrays:
+            one[...] = 0
+
+    def fit(self, sessions, rules):
+        super().fit(sessions, rules)
+        for session in sessions:
+            for one in (*session.train, *session.valid):
+                self.note(one.spike_time, one.spike_unit, one.time, one.labels)
+
+    def predict(self, segment):
+        found = super().predict(segment)
+        self.note(segment.spike_time, segment.spike_unit, segment.time)
+        return found
+
+    def step(self, spike_time, spike_unit, end):
+        self.seen += [(len(one), one.base is None) for one in (spike_time, spike_unit)]
+        return super().step(spike_time, spike_unit, end)
+
+
+def test_no_array_leads_to_the_rest_of_the_recording_and_none_is_scored(tmp_path):
+    world = make_world(tmp_path, causal=True, step=0.02, seeds=[0])
+    Looking.seen.clear()
+
+    result = run(world, tmp_path / "run", Looking)
+
+    assert len(Looking.seen) > 100
+    assert all(own for _, own in Looking.seen)
+    assert numbers(result) == numbers(run(world, tmp_path / "other", Live))
+
+
+@dataclass
+class OneBuffer(Counting):
+    """Answers in the same array each time."""
+
+    buffer: np.ndarray = field(default_factory=lambda: np.zeros((2000, 2)))
+
+    def predict(self, segment):
+        found = super().predict(segment)
+        self.buffer[: len(found)] = found
+        return self.buffer[: len(found)]
+
+
+def test_an_answer_is_kept_as_it_was_given(tmp_path):
+    blocks = {"split": {"kind": "chronological", "blocks": 3}}
+    world = make_world(tmp_path, seeds=[0], group=blocks)
+
+    first = run(world, tmp_path / "run", OneBuffer)
+
+    assert len(open_tasks(*world)["lab/one"].test) == 3
+    assert numbers(first) == numbers(run(world, tmp_path / "other"))
+
+
+def test_two_processes_do_not_work_on_one_part(world, tmp_path):
+    class Inside(Counting):
+        def fit(self, sessions, rules):
+            if rules.folder.parents[2].name == "run":
+                with pytest.raises(SuiteError, match="Another process works on the same part"):
+                    run(world, tmp_path / "run", seeds=[rules.seed], recording_ids=["lab/one"])
+                run(world, tmp_path / "run", seeds=[1 - rules.seed], recording_ids=["lab/two"])
+            super().fit(sessions, rules)
+
+    result = run(world, tmp_path / "run", Inside, seeds=[0], recording_ids=["lab/one"])
+
+    assert len(result.scores) == 1
 
 
 class Together(Counting):
