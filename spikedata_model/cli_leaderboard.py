@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -49,12 +50,11 @@ def suites(as_json: JsonOption = False) -> None:
         print_json([{**one.model_dump(mode="json"), "sha256": one.sha256} for one in loaded])
         return
     rows = [
-        [one.name, len(one.recordings), ", ".join(group.name for group in one.groups),
-         "causal" if one.causal else "", ", ".join(budget.name for budget in one.budgets),
-         one.metric, one.title]
+        [one.name, len(one.recordings), "yes" if one.causal else "no",
+         ", ".join(budget.name for budget in one.budgets), one.metric, one.title]
         for one in loaded
     ]  # fmt: skip
-    print_table("Suites", ["name", "recordings", "groups", "", "labels", "metric", "title"], rows)
+    print_table("Suites", ["name", "recordings", "causal", "labels", "metric", "title"], rows)
 
 
 @leaderboard_app.command("run")
@@ -68,13 +68,14 @@ def run(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder for what is found; the same one goes on with it.")
+        Path,
+        typer.Option(help="Folder of the runs; a run that was stopped goes on from what is there."),
     ] = Path("runs/leaderboard"),
     seed: Annotated[
         list[int] | None, typer.Option(help="This seed of the suite alone; may be repeated.")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="This label budget alone; may be repeated.")
+        list[str] | None, typer.Option(help="This label budget alone, as '5 %'; may be repeated.")
     ] = None,
     recording: Annotated[
         list[str] | None, typer.Option(help="This recording alone; may be repeated.")
@@ -85,7 +86,7 @@ def run(
     ] = None,
     mode: Annotated[
         Literal["unit-id", "gradual", "full"] | None,
-        typer.Option(help="How a POYO adapts to the suite's recordings."),
+        typer.Option(help="How a POYO given by --from adapts to the suite's recordings."),
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -129,9 +130,13 @@ def run(
             )
             for one in choices
         ]  # fmt: skip
-    _show(loaded, results, as_json)
-    if not as_json:
-        say(f"Next: spikedata leaderboard add {folder / slug(choices[0].name)}")
+    if as_json:
+        _show_json(results)
+    else:
+        _show(loaded, results)
+        paths = [str(folder / slug(one.name)) for one in choices]
+        given = ["--suite", suite] if suite.endswith(".toml") else []
+        say(f"Next: spikedata leaderboard add {shlex.join([*paths, *given])}")
 
 
 @leaderboard_app.command("score")
@@ -174,7 +179,10 @@ def score(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "predictions.arrow", predictions.read_bytes())
     write_whole(folder / "result.json", result.model_dump_json(indent=1) + "\n")
-    _show(loaded, [result], as_json)
+    if as_json:
+        _show_json([result])
+    else:
+        _show(loaded, [result])
 
 
 @leaderboard_app.command("samples")
@@ -217,15 +225,13 @@ def add(
 
     opened = Store(store_path(store, cache))
     loaded = None if suite is None else load_suite(suite)
-    paths = [
-        accept(read_result(one / "result.json"), one / "predictions.arrow", opened, to, loaded)
-        for one in runs
-    ]
+    paths = []
+    for one in runs:
+        result = read_result(one / "result.json")
+        paths.append(accept(result, one / "predictions.arrow", opened, to, loaded))
+        say(f"Accepted: {paths[-1]}")
     if as_json:
         print_json([str(path) for path in paths])
-        return
-    for path in paths:
-        say(f"Accepted: {path}")
 
 
 @leaderboard_app.command("compare")
@@ -251,10 +257,10 @@ def compare(
         return
     print_table(
         f"{loaded.name}: {loaded.metric} of {mine} less that of {theirs}",
-        ["group", "labels", "difference", "95 %", "recordings"],
+        ["group", "labels", "difference", "95 %", "recordings", "ahead"],
         [
-            [one.group, one.budget, one.difference, f"{one.low:.3f} to {one.high:.3f}",
-             one.n_recordings]
+            [one.group, one.budget, one.difference, _interval(one.low, one.high), one.n_recordings,
+             "the first" if one.low > 0 else "the second" if one.high < 0 else "not told apart"]
             for one in leads
         ],
     )  # fmt: skip
@@ -274,14 +280,21 @@ def table(
 
     results = read_results(folder)
     if suite is not None:
-        names: Iterable[str] = [suite]
+        names = [suite]
     else:
         names = [name for name in list_suites() if any(one.suite == name for one in results)]
-    for name in names:
-        loaded = load_suite(name)
-        _show(loaded, rank(results, loaded), as_json)
-        if not as_json:
-            _show_published(loaded)
+    ranked = [(loaded, rank(results, loaded)) for loaded in map(load_suite, names)]
+    if as_json:
+        _show_json(one for _, some in ranked for one in some)
+        return
+    if suite is None and (left := {one.suite for one in results} - set(names)):
+        say(f"Not shown: results of {', '.join(sorted(left))}; give the suite's file with --suite.")
+    if not any(some for _, some in ranked):
+        say("No result yet: `spikedata leaderboard run`, then `spikedata leaderboard add`.")
+    for loaded, some in ranked:
+        if some:
+            _show(loaded, some)
+        _show_published(loaded)
 
 
 @leaderboard_app.command("site")
@@ -310,30 +323,47 @@ def _command() -> str:
     return shlex.join(["spikedata", *sys.argv[1:]])
 
 
-def _show(suite: Suite, results: Sequence[Result], as_json: bool) -> None:
-    if as_json:
-        print_json([json.loads(one.model_dump_json()) for one in results])
-        return
+def _show_json(results: Iterable[Result]) -> None:
+    print_json([json.loads(one.model_dump_json()) for one in results])
+
+
+def _show(suite: Suite, results: Sequence[Result]) -> None:
     rows: list[list[object]] = [
-        [one.decoder + _remark(one, suite), cell.group, cell.budget,
-         cell.mean, f"{cell.low:.3f} to {cell.high:.3f}", cell.sd, cell.n_recordings,
-         cell.n_seeds, one.causality]
+        [one.decoder + _remark(one, suite), cell.group, cell.budget, cell.mean,
+         _interval(cell.low, cell.high), _number(cell.sd), f"{cell.n_recordings} × {cell.n_seeds}"]
         for one in results
         for cell in one.summaries
     ]  # fmt: skip
     print_table(
-        f"{suite.name}: {suite.metric}",
-        ["decoder", "group", "labels", "mean", "95 %", "sd over recordings", "recordings", "seeds",
-         "causal"],
+        f"{suite.name}: {suite.metric}, {'causal' if suite.causal else 'not causal'}; "
+        "n: recordings × seeds",
+        ["decoder", "group", "labels", "mean", "95 %", "sd", "n"],
         rows,
-    )  # fmt: skip
+    )
+    left = {(lacks.budget, lacks.recording_id) for one in results for lacks in one.left_out}
+    for budget in sorted({budget for budget, _ in left}):
+        names = sorted(name for found, name in left if found == budget)
+        say(f"Left out of '{budget}', since they have fewer labels: {', '.join(names)}.")
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
 
 
 def _remark(one: Result, suite: Suite) -> str:
-    """Return why a result is not ranked with the others, if it is not."""
+    """Return why a result is not ranked with the others, and what nobody could test."""
+    remarks = []
     if one.suite_sha256 != suite.sha256:
-        return " (other version of the suite)"
-    return "" if one.complete else " (incomplete)"
+        remarks.append("other version of the suite")
+    elif not one.complete:
+        remarks.append("incomplete")
+    if one.causality == "claimed":
+        remarks.append("causality claimed")
+    return f" ({', '.join(remarks)})" if remarks else ""
 
 
 def _show_published(suite: Suite) -> None:
@@ -341,13 +371,15 @@ def _show_published(suite: Suite) -> None:
     from spikedata_model.leaderboard.published import load_published
 
     rows: list[list[object]] = [
-        [one.method, one.group, one.value, one.metric, one.source]
+        [one.method + (f" ({one.labels})" if one.labels else ""),
+         one.recording.rpartition("/")[2] if one.recording else one.group, one.value, one.metric,
+         one.source]
         for one in load_published()
         if one.suite == suite.name
-    ]
+    ]  # fmt: skip
     if rows:
         print_table(
             f"{suite.name}: as published, other protocol",
-            ["method", "group", "value", "metric", "source"],
+            ["method", "group or recording", "value", "metric", "source"],
             rows,
         )

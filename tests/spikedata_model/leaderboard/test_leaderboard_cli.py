@@ -13,6 +13,8 @@ import pytest
 from spikedata.cli import main
 from spikedata_model.leaderboard.decoders import choose, list_decoders
 from spikedata_model.leaderboard.result import Result
+from spikedata_model.leaderboard.suite import load_suite
+from tests.spikedata_model.leaderboard.site_results import fake_result
 from tests.spikedata_model.worlds import make_world
 
 DECODER = """
@@ -93,6 +95,56 @@ def test_a_file_of_a_third_party_is_run_scored_added_and_shown(spikedata, tmp_pa
     assert "spikedata leaderboard score --suite suite.toml" in results[1].command
 
 
+def test_what_comes_next_is_a_command_that_works(spikedata):
+    ran = spikedata("run --suite suite.toml --store store --decoder mine.py:Constant,wiener")
+    (said,) = (one for one in ran.err.splitlines() if one.startswith("Next: spikedata leaderboard"))
+
+    added = spikedata(said.partition("leaderboard ")[2] + " --store store")
+
+    assert added.code == 0, added.err
+    assert added.err.count("Accepted: ") == 2
+
+
+def test_what_was_accepted_before_an_error_is_told(spikedata):
+    spikedata(RUN)
+
+    added = spikedata("add runs/leaderboard/made-up/Constant no/where --store store --suite "
+                      "suite.toml")  # fmt: skip
+
+    assert added.code == 2
+    assert "Accepted: leaderboard/made-up/Constant.json" in added.err
+
+
+def test_results_of_several_suites_are_one_json(spikedata, tmp_path):
+    board = tmp_path / "board"
+    for name in ("sample", "falcon-m1"):
+        (board / name).mkdir(parents=True)
+        result = fake_result(load_suite(name))
+        (board / name / "ridge.json").write_text(result.model_dump_json())
+
+    listed = json.loads(spikedata("table --from board --json").out)
+
+    assert {one["suite"] for one in listed} == {"sample", "falcon-m1"}
+
+
+def test_results_of_a_suite_that_is_not_known_are_not_passed_over_in_silence(spikedata):
+    spikedata(RUN)
+    spikedata("add runs/leaderboard/made-up/Constant --store store --suite suite.toml --to board")
+
+    shown = spikedata("table --from board")
+
+    assert shown.code == 0
+    assert "Not shown: results of made-up" in shown.err
+
+
+def test_a_published_number_of_one_recording_says_so(spikedata, tmp_path):
+    (tmp_path / "board").mkdir()
+    lines = spikedata("table --suite neurobench-reaching --from board").out.splitlines()
+
+    (line,) = (one for one in lines if "0.524" in one)
+    assert "indy_20160630_01" in line
+
+
 def test_the_command_of_a_result_repeats_it(spikedata, tmp_path):
     spikedata(f"{RUN} --seed 1 --out first")
     first = json.loads((tmp_path / "first/made-up/Constant/result.json").read_text())
@@ -131,6 +183,9 @@ def test_a_lead_is_the_difference_of_two_files_on_the_same_trials(spikedata, tmp
         spikedata(f"compare {files[0]} {files[0]} --suite suite.toml --store store --json").out
     )
 
+    shown = spikedata(f"compare {files[0]} {files[1]} --suite suite.toml --store store").out
+
+    assert "the first" in shown
     assert lead["difference"] == pytest.approx(means[0] - means[1])
     assert 0 < lead["low"] < lead["difference"] < lead["high"]
     assert none["difference"] == 0
