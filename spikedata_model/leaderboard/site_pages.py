@@ -18,6 +18,7 @@ from spikedata_model.leaderboard.site_parts import (
     Cell,
     Head,
     facts,
+    glossary,
     page,
     row,
     section,
@@ -54,7 +55,8 @@ def index_page(board: Board) -> str:
     empty = tag("p", "There are no results yet.") if not runs else None
     shown = all_results(board) if runs or any(s.papers for s in board.shelves) else None
     return page(board, board.title, board.title, lead, empty,
-                _filters(board) if shown else None, shown, here="index.html")  # fmt: skip
+                _filters(board) if shown else None, shown, glossary() if shown else None,
+                here="index.html")  # fmt: skip
 
 
 def _number(value: int, noun: str) -> str:
@@ -135,6 +137,7 @@ def suite_page(board: Board, shelf: Shelf) -> str:
     for k, group in enumerate(shelf.groups):
         parts.append(section(shelf.group_title(group), *_group(shelf, group, f"g{k}"),
                              ident=f"group-{k}"))  # fmt: skip
+    parts.append(glossary() if shelf.runs else None)
     if suite is not None:
         whole = None if short else tag("p", words, class_="prose")
         parts.append(section("Protocol", whole, _protocol(suite), ident="protocol"))
@@ -146,6 +149,7 @@ def suite_page(board: Board, shelf: Shelf) -> str:
 def _group(shelf: Shelf, group: str, ident: str) -> Iterator[Child]:
     if any(s.group == group for run in shelf.runs for s in run.result.summaries):
         yield group_table(shelf, group)
+        yield _left_out(shelf, group)
         charts = [one for one in _charts(shelf, group, ident) if one is not None]
         yield tag("div", charts, class_="charts") if charts else None
     else:
@@ -153,6 +157,19 @@ def _group(shelf: Shelf, group: str, ident: str) -> Iterator[Child]:
     papers = [paper for paper in shelf.papers if paper.group == group]
     if papers:
         yield papers_table(shelf, papers)
+
+
+def _left_out(shelf: Shelf, group: str) -> Markup | None:
+    """Return how many recordings of a group have not the labels of a budget, by its runs."""
+    known = found.recordings if (found := shelf.group(group)) else {}
+    lacking = {
+        budget: {one.recording_id for run in shelf.runs for one in run.result.left_out
+                 if one.budget == budget and one.recording_id in known}
+        for budget in shelf.budgets
+    }  # fmt: skip
+    words = [f"{b}: {len(names)} of {len(known)}" for b, names in lacking.items() if names]
+    return tag("p", f"Recordings left out because they have fewer labels than a budget: "
+               f"{'; '.join(words)}.", class_="note") if words else None  # fmt: skip
 
 
 # ------------------------------------------------------------------ charts of a group
@@ -176,7 +193,7 @@ def _charts(shelf: Shelf, group: str, ident: str) -> Iterator[Markup | None]:
     words = f"Labels: {best}. Better is up and to the left."
     for key, name, axis in (
         ("step_p99", "time of a live step",
-         Axis("99th percentile of a step, one core", log=True, show=seconds)),
+         Axis("99th percentile of a live step", log=True, show=seconds)),
         ("normalised_latency", "latency",
          Axis("seconds of computing per second of neural time", log=True, show=_plainly)),
         ("parameters", "size", Axis("parameters", log=True, show=amount)),

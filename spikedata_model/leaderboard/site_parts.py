@@ -21,6 +21,7 @@ from spikedata_model.leaderboard.site_markup import (
 
 __all__ = [
     "CAUSALITY",
+    "LABELS",
     "SCRIPT",
     "STYLE",
     "Body",
@@ -30,6 +31,7 @@ __all__ = [
     "box",
     "cells_of",
     "facts",
+    "glossary",
     "page",
     "run_heads",
     "section",
@@ -55,6 +57,12 @@ CAUSALITY_WORDS = {
     "claimed": "Only predictions, or a paper, are known: nobody could test it.",
     "unknown": "The paper does not say.",
 }
+LABELS = "How many labels a decoder may learn from: the label budget; sorts by their seconds."
+INTERVAL = "Bootstrap over trials and seeds; sorts by its low end."
+SD = "Standard deviation of the score over recordings."
+SEEN = "Recordings that the decoder was pretrained on; a dash where nobody says."
+STEP = "Time that one live step takes, 99th percentile, on the machine of the run."
+LATENCY = "Seconds of computing per second of neural time: below 1 keeps up."
 NAV = (("index.html", "Results"), ("suites.html", "Suites"), ("data.html", "Data"))
 
 
@@ -187,17 +195,24 @@ def run_heads() -> list[Head]:
     """Return the columns that `cells_of` fills, after those that name the row."""
     return [
         Head("Score", "score", True),
-        Head("95 % interval", "low", True, "bootstrap over trials and seeds; sorts by its low end"),
-        Head("sd", "sd", True, "over recordings"),
+        Head("95 % interval", "low", True, INTERVAL),
+        Head("sd", "sd", True, SD),
         Head("Recordings", "recordings", True),
         Head("Seeds", "seeds", True),
         Head("Causality", "causality"),
-        Head("Seen before", "seen", True, "recordings that it was pretrained on"),
-        Head("Step, 99 %", "step", True, "time of one live step on one core, 99th percentile"),
-        Head("Latency / time", "latency", True, "seconds of computing per second of neural time"),
+        Head("Seen before", "seen", True, SEEN),
+        Head("Step, 99 %", "step", True, STEP),
+        Head("Latency / time", "latency", True, LATENCY),
         Head("Parameters", "parameters", True),
         Head("Date", "date"),
     ]
+
+
+def glossary() -> Markup:
+    """Return what the columns of `run_heads` and the kinds of causality mean, folded away."""
+    columns = [("Labels", LABELS), *((one.words, one.hint) for one in run_heads() if one.hint)]
+    kinds = [(f"Causality: {words}", CAUSALITY_WORDS[kind]) for kind, words in CAUSALITY.items()]
+    return tag("details", tag("summary", "What the columns mean"), facts([*columns, *kinds]))
 
 
 def interval(low: float, high: float) -> str:
@@ -212,7 +227,8 @@ def cells_of(run: Run, one: Summary, glyph: Markup | None = None) -> list[Cell]:
     step = cost.step_p99 if cost else None
     latency = cost.normalised_latency if cost else None
     parameters = cost.parameters if cost and cost.parameters else None
-    seen = len(result.pretraining.recordings) if result.pretraining else 0
+    stated = result.pretraining.recordings if result.pretraining else ()
+    seen = len(stated) if stated or result.kind == "spikedata" else None
     ends = interval(one.low, one.high)
     return [
         Cell(tag("strong", decimal(one.mean)), one.mean, True),
@@ -224,8 +240,8 @@ def cells_of(run: Run, one: Summary, glyph: Markup | None = None) -> list[Cell]:
                  title=CAUSALITY_WORDS[result.causality])),
         Cell(count(seen), seen, True),
         Cell(seconds(step), step, True),
-        Cell(amount(latency), latency, True) if latency is None or latency >= 1
-        else Cell(decimal(latency, 4), latency, True),
+        Cell(f"{latency:.2g}" if latency is not None and latency < 1 else amount(latency), latency,
+             True),
         Cell(amount(parameters), parameters, True),
         Cell(tag("time", result.date, datetime=result.date)),
     ]  # fmt: skip

@@ -108,6 +108,10 @@ def _scores(shelf: Shelf, run: Run) -> Iterator[Child]:
         for s in listed
     ]  # fmt: skip
     yield table(f"Scores: {metric_name(run.result.metric)}", heads, [Body(rows)])
+    if left := run.result.left_out:
+        words = f"{count(len(left))} times a recording was left out: fewer labels than the budget"
+        items = (tag("li", f"{one.budget}: {one.recording_id}: {one.reason}") for one in left)
+        yield tag("details", tag("summary", words), tag("ul", items))
     yield tag("div", _score_charts(shelf, run), class_="charts")
 
 
@@ -213,7 +217,7 @@ def _repeat(run: Run) -> Iterator[Child]:
         ("Result", tag("a", "the JSON with every number", href=f"{run.stem}.json")),
         ("Kind", KINDS[result.kind]),
         ("Causality", CAUSALITY_WORDS[result.causality]),
-        ("Complete", "yes: all recordings, label budgets and seeds" if result.complete else "no"),
+        ("Complete", _complete(result)),
         ("Of", out(result.link) if result.link else None),
         ("Date", result.date),
         ("spikedata", result.spikedata_version),
@@ -224,6 +228,13 @@ def _repeat(run: Run) -> Iterator[Child]:
         ("Energy", amount(result.energy_joules, "J") if result.energy_joules is not None
          else "could not be read"),
     ])  # fmt: skip
+
+
+def _complete(result: Result) -> str:
+    if not result.complete:
+        return "no"
+    but = ", but for recordings without the labels of a budget" if result.left_out else ""
+    return f"yes: all recordings, label budgets and seeds{but}"
 
 
 def _cost(result: Result) -> Markup:
@@ -281,7 +292,8 @@ def _setting(value: object) -> str:
 def _pretraining(result: Result) -> Iterator[Child]:
     seen = result.pretraining
     if seen is None or not seen.recordings:
-        said = "Nothing: it was not pretrained, or does not say so."
+        ours = result.kind == "spikedata"
+        said = "Nothing: it was not pretrained." if ours else "Nothing that its authors state."
         yield tag("p", said, class_="note")
         if seen is None or not seen.weights:
             return

@@ -12,6 +12,7 @@ from spikedata_model.leaderboard.site_charts import swatch
 from spikedata_model.leaderboard.site_markup import DASH, Child, Markup, decimal, out, size, tag
 from spikedata_model.leaderboard.site_parts import (
     CAUSALITY,
+    LABELS,
     Body,
     Cell,
     Head,
@@ -45,7 +46,7 @@ def all_results(board: Board) -> Markup:
     """Return the table of everything: our runs, then, apart from them, the published numbers."""
     heads = [
         Head("Decoder", "decoder"), Head("Suite", "suite"), Head("Group", "group"),
-        Head("Labels", "labels", True, "sorts by labelled seconds"), *run_heads(),
+        Head("Labels", "labels", True, LABELS), *run_heads(),
     ]  # fmt: skip
     heads.insert(5, Head("Metric", "metric"))
     ours = [

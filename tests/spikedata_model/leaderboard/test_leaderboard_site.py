@@ -15,7 +15,7 @@ from spikedata.manifest import list_manifests
 from spikedata_model.errors import SuiteError
 from spikedata_model.leaderboard import site as site_module
 from spikedata_model.leaderboard.published import load_published
-from spikedata_model.leaderboard.result import Result, Summary
+from spikedata_model.leaderboard.result import LeftOut, Result, Summary
 from spikedata_model.leaderboard.site import LIST, write_site
 from spikedata_model.leaderboard.suite import Budget, list_suites
 from tests.spikedata_model.leaderboard.site_results import (
@@ -222,6 +222,41 @@ def test_a_number_that_is_not_known_is_a_dash(tmp_path):
     row = next(r for r in rows_of((tmp_path / "index.html").read_text("utf-8")) if "ridge" in r)
     assert "<strong>–</strong>" in row
     assert 'data-v="nan"' not in row
+
+
+def test_recordings_without_the_labels_of_a_budget_are_named(tmp_path):
+    left = LeftOut(recording_id="perich/t_0_CO", budget="25 %", reason="too short by 3 s")
+
+    small(tmp_path, [fake_result(SUITE, left_out=(left,)), fake_result(SUITE, "other")])
+
+    (with_one, without) = sorted(tmp_path.glob("run/*.html"), key=lambda p: "other" in p.name)
+    shown = Page(with_one.read_text()).text
+    assert "25 %: perich/t_0_CO: too short by 3 s" in shown
+    assert "but for recordings without the labels" in shown
+    assert "labels of a budget" not in Page(without.read_text()).text
+    table = Page((tmp_path / "suite/reach.html").read_text()).text
+    assert table.count("fewer labels than a budget") == 1  # of one group
+    assert "25 %: 1 of 3." in table
+
+
+def test_what_is_said_when_pointed_at_is_also_written_on_the_page(site, pages):
+    """A finger on a screen cannot point without touching."""
+    for name in ("index.html", "suite/reach.html"):
+        page = pages[site / name]
+        hints = {one["title"] for kind in ("th", "span") for one in page.all(kind)
+                 if one.get("title")}  # fmt: skip
+        assert len(hints) > 4
+        assert not {one for one in hints if one not in page.text}
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("spikedata", "0"), ("predictions", "–")])
+def test_nobody_is_said_to_have_seen_nothing_who_does_not_say_so(tmp_path, kind, shown):
+    small(tmp_path, [fake_result(SUITE, kind=kind, pretraining=None)])
+
+    text = (tmp_path / "suite/reach.html").read_text()
+    heads = re.findall(r'data-key="(\w+)"', text)
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", rows_of(text)[1])
+    assert cells[heads.index("seen")] == shown
 
 
 def test_a_manifest_says_which_suites_use_it(site):
