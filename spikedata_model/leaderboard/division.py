@@ -131,9 +131,9 @@ def _by_rows(recording: Recording, split: RowSplit, reach: float) -> Parts:
     rows = rows_where(recording, split.table, split.where)
     if split.longest is not None:
         rows = rows.where(rows.end - rows.start <= split.longest)
-    first, second = np.floor(
-        len(rows) * np.array([split.train, round(split.train + split.valid, 12)])
-    ).astype(int)
+    shares = np.array([split.train, split.train + split.valid])
+    # 0.29 of 100 rows are 29, though floats make it 28.999…
+    first, second = np.floor(np.round(len(rows) * shares, 9)).astype(int)
     at = np.arange(len(rows))
     chosen = {"train": at < first, "valid": (at >= first) & (at < second), "test": at >= second}
     parts = {name: rows.where(mask).coalesce() for name, mask in chosen.items()}

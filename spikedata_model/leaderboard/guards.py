@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spikedata.errors import RecordingNotFoundError
-from spikedata.manifest import Asset, load_manifest
+from spikedata.manifest import Asset, list_manifests, load_manifest
 from spikedata.store import Store
 from spikedata_model.errors import LeakError, SuiteError
 from spikedata_model.leaderboard.protocol import Entrant, Segment
@@ -21,6 +22,7 @@ __all__ = ["check_causal", "check_pins", "check_pretraining", "differs", "expand
 
 SAME = 1e-4  # of a channel's deviation: what rounding may change, and no spike may
 ROUNDED = 1e-6  # of a channel's largest answer: what is left of float32 far from 0
+ENDINGS = (".nwb", ".h5", ".hdf5", ".mat", ".npz", ".npy", ".zarr", ".parquet", ".arrow", ".pkl")
 PROBES = 3  # times that the future of a recording is taken away
 
 
@@ -104,23 +106,26 @@ def expand_pretraining(given: Iterable[str]) -> list[Seen]:
     """Return what names stand for: recordings, or those of a manifest (``"manifest:poyo-1"``).
 
     Of a manifest it is the recordings with the role "train", on which `spikedata train` trains.
+    The path of a ``.toml`` file, and the bare name of a bundled manifest, stand for it too.
 
     Raises
     ------
     ManifestError
         If there is no such manifest.
     """
-    seen = []
+    seen, bundled = [], list_manifests()
     for name in given:
-        kind, colon, value = name.partition(":")
-        if kind == "manifest" and colon:
-            manifest = load_manifest(value)
+        kind, colon, value = (part.strip() for part in name.partition(":"))
+        said = bool(colon) and kind.casefold() == "manifest"
+        known = name.strip() in bundled
+        if said or known or name.strip().endswith(".toml"):
+            manifest = load_manifest(value if said else name.strip())
             for dataset, asset in manifest.items():
                 recording_id = dataset.recording_id(asset)
                 also = (recording_id, *_names_of(asset), *_hashes(asset))
                 if asset.role == "train":
                     seen.append(Seen(f"{recording_id} of the manifest '{manifest.name}'", also))
-        else:
+        if not said:
             seen.append(Seen(name, (name,)))
     return seen
 
@@ -138,9 +143,9 @@ def check_pretraining(
 ) -> None:
     """Refuse a decoder that has seen a recording or a session of the test side.
 
-    Names are compared without case, whole or by their last part: a session under another dataset's
-    name is the same session. So are hashes of files, fingerprints of stored recordings, and ids of
-    units, which begin with their recording's.
+    Names are compared without case, whole or by their last part, with the ending of a data file and
+    without: a session under another dataset's name is the same session. So are hashes of files and
+    ids of units, which begin with their recording's.
 
     Parameters
     ----------
@@ -162,12 +167,13 @@ def check_pretraining(
     found: dict[str, str] = {}
     for one in expand_pretraining(given):
         for name in one.also:
-            for known in (_plain(name), _plain(name.rpartition("/")[2])):
+            for known in _forms(name):
                 if known in tests:
                     found.setdefault(tests[known], one.name)
     for unit in unit_ids:
-        recording = _plain(unit.rpartition("/")[0])
-        for known in (recording, recording.rpartition("/")[2]):
+        steps = unit.split("/")[:-1]
+        heads = ["/".join(steps[:count]) for count in range(min(2, len(steps)), len(steps) + 1)]
+        for known in (form for head in heads for form in _forms(head)):
             if known in tests:
                 found.setdefault(tests[known], f"the unit {unit}")
     if found:
@@ -180,7 +186,14 @@ def check_pretraining(
 
 
 def _plain(name: str) -> str:
-    return name.strip().casefold()
+    return unicodedata.normalize("NFKC", name).strip().replace("\\", "/").casefold()
+
+
+def _forms(name: str) -> list[str]:
+    """Return how a name may be written on the test side."""
+    plain = _plain(name)
+    forms = [plain, plain.rpartition("/")[2]]
+    return [*forms, *(one.removesuffix(end) for one in forms for end in ENDINGS)]
 
 
 def _test_side(suite: Suite) -> dict[str, str]:
@@ -194,7 +207,8 @@ def _test_side(suite: Suite) -> dict[str, str]:
         for recording_id, pin in group.recordings.items():
             asset = assets.get(recording_id)
             more = () if asset is None else (*_names_of(asset), *_hashes(asset))
-            for name in (recording_id, recording_id.rpartition("/")[2], pin, *more):
+            bare = [one.rpartition(":")[2] for one in (pin, *more) if ":" in one]
+            for name in (recording_id, recording_id.rpartition("/")[2], pin, *more, *bare):
                 names.setdefault(_plain(name), recording_id)
         for alias in group.aliases:
             names.setdefault(_plain(alias), f"a recording of {group.name}")

@@ -29,7 +29,10 @@ __all__ = [
 FORMAT_VERSION = 1
 
 Pin = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Gap = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=1e-4, le=1e6)]
+"""A step or a block: one of a nanosecond would fill all memory, and mean nothing."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -119,7 +122,7 @@ class Group(FileModel):
     trials: Slug | None = None
     trials_where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     split: Split
-    gap: Annotated[float, Field(ge=0)] | None = None
+    gap: Gap | None = None
     gap_reason: str = ""
     transfer: bool = True
     aliases: tuple[str, ...] = ()
@@ -204,15 +207,15 @@ class Suite(FileModel):
     references: tuple[str, ...] = ()
     task: Literal["behaviour", "rates"] = "behaviour"
     causal: bool = False
-    step: Positive | None = None
+    step: Seconds | None = None
     context: Positive = 1.0
-    gap: Annotated[float, Field(ge=0)] | None = None
+    gap: Gap | None = None
     gap_reason: str = ""
     fit: Literal["each", "together"] = "each"
     budgets: tuple[Budget, ...] = (Budget(),)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
     metric: Literal["r2", "r2_weighted", "bits_per_spike"] = "r2"
-    block: Positive = 5.0
+    block: Annotated[float, Field(ge=0.01, le=1e6)] = 5.0
     groups: tuple[Group, ...] = Field(min_length=1)
     _path: Path = PrivateAttr(default=Path("."))
 

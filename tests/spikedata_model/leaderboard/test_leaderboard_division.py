@@ -101,6 +101,30 @@ def test_training_rows_keep_the_gap_from_what_comes_later():
     assert nearest(found["valid"], found["test"]) >= 1.0
 
 
+def test_a_share_that_makes_whole_rows_takes_them_all():
+    """0.29 of 100 rows are 29, though the floats make it a little less."""
+    recording = make_session("one", 0, duration=200.0)
+    suite = made(gap=0.0, gap_reason="a test", group=rows(train=0.29, valid=0.28, test=0.43))
+
+    parts = divide(recording, suite.groups[0], suite)
+
+    assert len(recording.intervals["trials"]) == 100
+    assert [round(parts[name].duration / 2) for name in SPLITS] == [29, 28, 43]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": 1e-12, "causal": True}, {"step": np.inf, "causal": True}, {"block": 1e-12},
+        {"context": np.inf}, {"gap": np.inf}, {"context": np.nan},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_amounts_that_mean_nothing_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        made(**changes)
+
+
 def test_whole_takes_all_time_before_the_held_out_rows():
     recording = make_session("one", 0)
     trials = recording.intervals["trials"]

@@ -44,6 +44,11 @@ from tests.spikedata_model.worlds import (
         "one.nwb",
         "sub/one.nwb",
         "a b c",
+        sha_of("one"),
+        sha_of("one").upper(),
+        "processed/lab_2020/one.h5",
+        "C:\\data\\one.mat",
+        "\uff4f\uff4e\uff45",
     ],
 )
 def test_a_test_recording_is_found_under_any_of_its_names(tmp_path, seen):
@@ -69,6 +74,8 @@ def test_units_of_a_test_recording_give_it_away(tmp_path):
 
     with pytest.raises(LeakError, match=r"lab/two .seen as the unit lab/two/4"):
         check_pretraining(suite, [], unit_ids=["lab/three/1", "lab/two/4"])
+    with pytest.raises(LeakError, match=r"lab/two .seen as the unit lab/two/probe/4"):
+        check_pretraining(suite, [], unit_ids=["lab/two/probe/4"])
 
 
 def test_recordings_that_only_look_alike_pass(tmp_path):
@@ -89,6 +96,16 @@ def test_a_manifest_stands_for_its_training_recordings(tmp_path):
         path.read_text().replace('session = "', 'role = "heldout"\nsession = "')
     )
     check_pretraining(suite, [f"manifest:{path.with_name('held.toml')}"])
+
+
+@pytest.mark.parametrize("written", ["manifest: {}", "Manifest:{}", "{}", " {} "])
+def test_a_manifest_is_known_however_it_is_written(tmp_path, written):
+    suite, _ = make_world(tmp_path)
+
+    with pytest.raises(LeakError, match="lab/one of the manifest 'made-up'"):
+        check_pretraining(suite, [written.format(tmp_path / "made-up.toml")])
+    with pytest.raises(LeakError, match="of the manifest 'poyo-1'"):
+        check_pretraining(load_suite("neurobench-reaching"), [written.format("poyo-1")])
 
 
 @pytest.mark.parametrize(
