@@ -243,7 +243,7 @@ def paired_bootstrap(
     seed: int = 0,
     together: tuple[bool, bool] = (False, False),
 ) -> tuple[float, float, float]:
-    """Return by how much one entrant is ahead of another, and the 95 % interval of that.
+    """Return by how much one decoder is ahead of another, and the 95 % interval of that.
 
     As `bootstrap`, with the same trials drawn for both: what makes a trial hard for both cancels.
     Seeds are drawn for each on its own, for seed 0 of one has nothing to do with seed 0 of another.
@@ -272,7 +272,7 @@ def paired_bootstrap(
     _check(theirs, together[1])
     if len(mine) != len(theirs):
         raise SuiteError(
-            f"Two entrants are compared on the same recordings: one has {len(mine)}, the other "
+            f"Two decoders are compared on the same recordings: one has {len(mine)}, the other "
             f"{len(theirs)}."
         )
     for row, (one, other) in enumerate(zip(mine, theirs, strict=True)):
