@@ -14,15 +14,6 @@ TEXT = PATH.read_text(encoding="utf-8")
 PAGE = "https://poyo-brain.github.io/"
 
 
-def test_every_row_is_of_a_group_of_a_shipped_suite_and_says_how_it_was_read():
-    for row in ROWS:
-        groups = {group.name: group for group in load_suite(row.suite).groups}
-        assert row.recording is None or row.recording in groups[row.group].recordings
-        assert row.protocol
-        assert row.read
-        assert row.address
-
-
 def test_the_suites_of_published_protocols_have_rows_and_the_others_none():
     assert {row.suite for row in ROWS} == set(list_suites()) - {"sample", "stevenson2011"}
 
@@ -65,8 +56,7 @@ def test_nothing_of_poyo_itself_is_called_causal_but_in_the_causal_suite():
     for row in ROWS:
         if row.address == PAGE:
             assert row.causality == "not causal"
-        if load_suite(row.suite).causal and row.causality == "not causal":
-            pytest.fail(f"{row.method} stands in a causal suite")
+        assert not (load_suite(row.suite).causal and row.causality == "not causal"), row.method
 
 
 # ------------------------------------------------------------------ what is refused
@@ -82,7 +72,7 @@ def changed(tmp_path, old: str, new: str):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('suite = "poyo-table2"', 'suite = "poyo-table3"', "No|no suite is called 'poyo-table3'"),
+        ('suite = "poyo-table2"', 'suite = "poyo-table3"', "no suite is called 'poyo-table3'"),
         ("C-CO = 0.8860", "C-C0 = 0.8860, C-CO = 0.8860", "no group 'C-C0'"),
         ("t_20130819_center", "t_20130818_center", "no recording"),
         ('method = "MLP"', 'method = "GRU"', "given twice"),
@@ -101,9 +91,9 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path, old, new, message):
 
 
 def test_all_problems_are_named_at_once(tmp_path):
-    path = changed(tmp_path, "C-CO = 0.8860, T-CO", "C-X = 0.8860, T-X")
+    path = changed(tmp_path, "NLB-Maze = 0.9062, NLB-RTT", "NLB-X = 0.9062, NLB-Y")
 
-    with pytest.raises(SuiteError, match=r"(?s)'C-X'.*'T-X'|sd of C-CO, T-CO"):
+    with pytest.raises(SuiteError, match=r"(?s)'NLB-X'.*'NLB-Y'"):
         load_published(path)
 
 
