@@ -29,6 +29,7 @@ from spikedata_model.leaderboard.entrants.training import (
     race,
     weighted_loss,
 )
+from spikedata_model.leaderboard.measuring import module_cost
 
 __all__ = ["Gru"]
 
@@ -37,6 +38,7 @@ __all__ = ["Gru"]
 MAX_VALID = 4000  # points that settings are chosen by
 MAX_POINTS = 1_000_000
 CHUNK = 2.0  # s of a row that is trained on
+COSTED = 256  # bins that multiply-adds are counted on
 BATCH = 32
 STEPS, LAST = 50, 300  # of a stage of the race, and of the last
 LEAST_SD = 0.1  # of a feature: rare spikes are not blown up
@@ -270,18 +272,18 @@ class Data:
     def model(self, network: Network, settings: Settings) -> ChainModel:
         """Return a network as a decoder."""
         learning = self.learning
-        parameters = sum(one.numel() for one in network.parameters())
-        buffers = sum(one.numel() for one in network.buffers())
-        weights = [one.numel() for one in network.parameters() if one.ndim == 2]
         about: dict[str, JsonValue] = {
             **asdict(settings), "bin": round(self.width * self.timing.bin, 6)
         }  # fmt: skip
-        size = network.mean.element_size()
-        cost = Cost(parameters=parameters, bytes=size * (parameters + buffers), macs=sum(weights))
         return ChainModel(
             self.timing, self.width, 0, learning.n_units, len(learning.mean),
-            Chain(network, learning), about, cost,
+            Chain(network, learning), about,
         )  # fmt: skip
+
+    def cost(self, network: Network) -> Cost:
+        """Return what one estimate of a network takes."""
+        counts = torch.from_numpy(self.rows[0][0][:COSTED].astype(np.float32))[:, None]
+        return module_cost(network, (counts, torch.tensor([len(counts)])), estimates=len(counts))
 
     def runner(self, settings: Settings, seed: int) -> Runner[Network]:
         """Return a network that can be trained."""
@@ -334,9 +336,10 @@ def _learn(learning: Learning) -> ChainModel:
     runners = [data[one.bin].runner(one, seed) for one in candidates]
     won = race(runners, (2, 1), STEPS, LAST)
     settings, best = candidates[won], runners[won]
-    model = data[settings.bin].model(best.result(), settings)
+    network = best.result()
+    model = data[settings.bin].model(network, settings)
     about = {
         **model.about, "steps": best.best_step, "valid_score": round(best.best_score, 6),
         "tried": len(candidates),
     }  # fmt: skip
-    return replace(model, about=about)
+    return replace(model, about=about, cost=data[settings.bin].cost(network))

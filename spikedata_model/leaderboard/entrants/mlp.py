@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikedata_model.leaderboard.cost import Cost
 from spikedata_model.leaderboard.entrants.binned import Lags, Timing
 from spikedata_model.leaderboard.entrants.labelled import (
     LEAST_RATE,
@@ -29,6 +28,7 @@ from spikedata_model.leaderboard.entrants.training import (
     race,
     weighted_loss,
 )
+from spikedata_model.leaderboard.measuring import module_cost
 
 __all__ = ["Mlp"]
 
@@ -38,6 +38,7 @@ MAX_FEATURES = 1500  # with more units bins are fewer and wider
 MAX_ENTRIES = 60_000_000  # counts that are held for training
 MAX_VALID = 4000  # points that settings are chosen by
 BATCH = 128
+COSTED = 256  # points that multiply-adds are counted on
 STEPS = 120  # of a stage of a race
 EPOCHS, LAST = 10, (400, 1000)  # of the last stage: passes, in at least and at most so many steps
 LEAST_SD = 0.1  # of a feature: rare spikes are not blown up
@@ -217,10 +218,6 @@ def runner(data: Data, settings: Settings, seed: int) -> Runner[Network]:
     )  # fmt: skip
 
 
-def _macs(network: nn.Module) -> int:
-    return sum(one.weight.numel() for one in network.modules() if isinstance(one, nn.Linear))
-
-
 class Mlp(BinnedEntrant):
     """A perceptron for every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
 
@@ -256,15 +253,14 @@ def _learn(learning: Learning) -> WindowModel:
     last = int(np.clip(EPOCHS * len(data.x) // BATCH, *LAST))
     won = race(runners, (2, 1), STEPS, last)
     network = runners[won].result()
-    parameters = sum(one.numel() for one in network.parameters())
-    buffers = sum(one.numel() for one in network.buffers())
     about = {
         **asdict(variants[won]), "bin": round(lags.width * timing.bin, 6),
         "bins_before": lags.before, "bins_after": lags.after, "steps": runners[won].best_step,
         "valid_score": round(runners[won].best_score, 6), "tried": len(cut) + len(variants) - 1,
     }  # fmt: skip
     del about["reach"]
-    cost = Cost(parameters=parameters, bytes=8 * (parameters + buffers), macs=_macs(network))
+    counts = data.x[:COSTED].float()
+    cost = module_cost(network, counts, estimates=len(counts))
     return WindowModel(
         timing, lags, learning.n_units, len(learning.mean), Readout(network, learning), about, cost
     )  # fmt: skip
