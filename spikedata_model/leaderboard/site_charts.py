@@ -153,9 +153,15 @@ def _drawn(frame: Frame, line: Line, joined: bool) -> Markup:
 
 
 def lines_chart(
-    ident: str, title: str, words: str, lines: Sequence[Line], x: Axis, y: Axis
+    ident: str,
+    title: str,
+    words: str,
+    lines: Sequence[Line],
+    x: Axis,
+    y: Axis,
+    of: str = "Decoder",
 ) -> Markup | None:
-    """Return scores against something, a line for each decoder of more than one point.
+    """Return scores against something, a line for each decoder (`of`) of more than one point.
 
     Points without a place on the axes are left out of the picture and counted below it; the table
     has them. None where no point has a place.
@@ -177,7 +183,7 @@ def lines_chart(
         svg.append(_drawn(frame, one, joined=True))
     notes = _notes(sum(len(one.points) for one in lines) - len(points), points, frame.y)
     return figure(ident, title, words, svg, (frame.width, frame.height), legend(shown), notes,
-                  _table(title, lines, x, y))  # fmt: skip
+                  _table(title, lines, x, y, of))  # fmt: skip
 
 
 def _notes(missing: int, points: Sequence[Point], y: Scale) -> Markup | None:
@@ -190,8 +196,8 @@ def _notes(missing: int, points: Sequence[Point], y: Scale) -> Markup | None:
     return tag("p", " ".join(said), class_="note") if said else None
 
 
-def _table(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> Markup:
-    heads = ("Decoder", x.label, y.label, "95 % from", "to", "Of")
+def _table(title: str, lines: Sequence[Line], x: Axis, y: Axis, of: str) -> Markup:
+    heads = (of, x.label, y.label, "95 % from", "to", "Of")
     rows = [
         tag("tr", tag("th", _linked(one), scope="row"),
             tag("td", x.show(p.x) if math.isfinite(p.x) else decimal(p.x), class_="n"),
@@ -216,9 +222,15 @@ def numbers(title: str, heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
 
 
 def dots_chart(
-    ident: str, title: str, words: str, names: Sequence[str], lines: Sequence[Line], x: Axis
+    ident: str,
+    title: str,
+    words: str,
+    names: Sequence[str],
+    lines: Sequence[Line],
+    x: Axis,
+    of: str = "Decoder",
 ) -> Markup | None:
-    """Return a row for every name with the score of each decoder in it.
+    """Return a row for every name with the score of each decoder (`of`) in it.
 
     ``point.y`` is the row; ``point.x`` the score, ``low`` and ``high`` its extent along the row.
     """
@@ -244,7 +256,7 @@ def dots_chart(
                 parts += _along(frame, p, lift, one.look)
         svg.append(tag("a", parts, href=one.page, aria_label=one.name) if one.page
                    else tag("g", parts))  # fmt: skip
-    heads = ("Decoder", "Recording", x.label, "Lowest", "Highest")
+    heads = (of, "Recording", x.label, "Lowest", "Highest")
     table = numbers(title, heads, [
         tag("tr", tag("th", _linked(one), scope="row"), tag("td", names[int(p.y)]),
             *(tag("td", decimal(v), class_="n") for v in (p.x, p.low, p.high)))

@@ -55,7 +55,7 @@ def index_page(board: Board) -> str:
     empty = tag("p", "There are no results yet.") if not runs else None
     shown = all_results(board) if runs or any(s.papers for s in board.shelves) else None
     return page(board, board.title, board.title, lead, empty,
-                _filters(board) if shown else None, shown, glossary() if shown else None,
+                _filters(board) if shown else None, glossary() if shown else None, shown,
                 here="index.html")  # fmt: skip
 
 
@@ -134,10 +134,10 @@ def suite_page(board: Board, shelf: Shelf) -> str:
     jump = [tag("a", shelf.group_title(g), href=f"#group-{k}") for k, g in enumerate(shelf.groups)]
     if len(jump) > 1:
         parts.append(tag("ul", (tag("li", one) for one in jump), class_="jump"))
+    parts.append(glossary() if shelf.runs else None)
     for k, group in enumerate(shelf.groups):
         parts.append(section(shelf.group_title(group), *_group(shelf, group, f"g{k}"),
                              ident=f"group-{k}"))  # fmt: skip
-    parts.append(glossary() if shelf.runs else None)
     if suite is not None:
         whole = None if short else tag("p", words, class_="prose")
         parts.append(section("Protocol", whole, _protocol(suite), ident="protocol"))

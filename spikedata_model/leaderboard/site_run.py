@@ -128,7 +128,7 @@ def _score_charts(shelf: Shelf, run: Run) -> Iterator[Markup | None]:
             "labels", "Score against labels",
             "Each point is the mean over recordings of one label budget, with its 95 % interval.",
             [one for one in lines if one.points],
-            Axis("labelled time of a recording", log=True, show=labelled), score,
+            Axis("labelled time of a recording", log=True, show=labelled), score, "Group",
         )  # fmt: skip
     best = shelf.budgets[0] if shelf.budgets else ""
     names = sorted({s.recording_id for s in run.result.scores if s.budget == best})
@@ -140,7 +140,7 @@ def _score_charts(shelf: Shelf, run: Run) -> Iterator[Markup | None]:
     yield dots_chart(
         "sessions", "Score by recording",
         f"Labels: {best}. The mean over seeds, and the extent from the lowest to the highest.",
-        names, [one for one in lines if one.points], score,
+        names, [one for one in lines if one.points], score, "Group",
     )  # fmt: skip
 
 

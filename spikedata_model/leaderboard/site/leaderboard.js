@@ -135,7 +135,7 @@ class Results {
     let found = 0;
     let shown = 0;
     for (const { body, title } of this.table.bodies) {
-      const before = found;
+      const before = shown;
       for (const row of body.rows) {
         if (row === title) continue;
         const fits =
@@ -146,7 +146,7 @@ class Results {
         shown += visible;
         row.hidden = !visible;
       }
-      if (title) title.hidden = found === before;
+      if (title) title.hidden = shown === before;
     }
     const all = this.rows.length;
     const said = found === all ? `${all} rows.` : `${found} of ${all} rows.`;

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from spikedata.manifest import Manifest, load_manifest
+from spikedata_model.leaderboard.result import LeftOut
 from spikedata_model.leaderboard.site import write_site
 from tests.spikedata_model.leaderboard.site_results import (
     Page,
@@ -44,7 +45,8 @@ def replaced(value: Any, text: str, *keep: str) -> Any:
 def result_of(text: str, keys: str | None = None):
     """Return a result whose texts, and the keys of whose tables, are `text`."""
     suite = make_suite(seeds=(0,))
-    plain = fake_result(suite, "ridge")
+    left = LeftOut(recording_id="a", budget="25 %", reason="b")
+    plain = fake_result(suite, "ridge", left_out=(left,))
     fixed = {"suite_sha256", "kind", "causality", "metric", "date", "budget", "group"}
     fields = replaced(plain, text, *fixed)
     keys = text if keys is None else keys
