@@ -432,17 +432,20 @@ def test_a_page_on_paper_has_no_controls(opened):
 def test_of_many_rows_the_first_are_shown_until_all_are_asked_for(browser, tmp_path):
     suite = make_suite(seeds=(0,))
     results = [fake_result(suite, f"d{k}", skill=k / 40, seed=k, traces=()) for k in range(40)]
-    write_site(results, tmp_path, suites=[suite], manifests=[])
+    write_site(results, tmp_path, suites=[suite], manifests=[], published=[make_paper()])
     page = browser.new_page()
     page.goto((tmp_path / "index.html").as_uri())
 
-    assert "240 rows. The first 200 are shown." in page.inner_text("[role=status]")
+    assert "241 rows. The first 200 are shown." in page.inner_text("[role=status]")
     assert len(names(page)) == 200
+    papers = page.locator("tbody.published .title")
+    assert not papers.is_visible()
     head(page, "score").click()  # sorts all rows, not those that were seen
     best = max(one.mean for result in results for one in result.summaries)
     assert float(values(page, "score")[0]) == best
-    page.get_by_role("button", name="Show all 240 rows").click()
-    assert len(names(page)) == 240
+    page.get_by_role("button", name="Show all 241 rows").click()
+    assert len(names(page)) == 241
+    assert papers.is_visible()
 
 
 def test_the_folder_works_below_any_address_of_a_server(browser, site):
