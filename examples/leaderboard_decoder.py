@@ -7,6 +7,8 @@ PENALTIES = [1, 10, 100, 1e3, 1e4]
 
 
 class LaggedRidge:
+    """Ridge regression on lagged spike counts, in thirty lines."""
+
     def fit(self, sessions, rules):
         self.step, self.units, self.weights = rules.step if rules.causal else None, {}, {}
         for session in sessions:

@@ -37,6 +37,7 @@ FromOption = Annotated[
         help="Folder of accepted results; ./leaderboard or, without one, those of spikedata.",
     ),
 ]
+LinkOption = Annotated[str, typer.Option(help="Address of its code or paper.")]
 DescriptionOption = Annotated[str, typer.Option(help="A line about the decoder.")]
 
 
@@ -95,6 +96,8 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="What the decoder is called; only with a single one.")
     ] = None,
+    description: DescriptionOption = "",
+    link: LinkOption = "",
     threads: Annotated[
         int | None, typer.Option(help="Cores to work on; all of them if absent.", min=1)
     ] = None,
@@ -110,10 +113,10 @@ def run(
 
     loaded, opened = load_suite(suite), Store(store_path(store, cache))
     names = [one.strip() for one in decoder.split(",") if one.strip()]
-    if not names or (name is not None and len(names) > 1):
+    if not names or ((name or description or link) and len(names) > 1):
         raise SuiteError(
             f"--decoder '{decoder}' names {len(names)} decoders; name one or more, and one alone "
-            "with --name."
+            "with --name, --description or --link."
         )
     choices = [
         choose(one, start=start, mode=mode, settings=setting or (), name=name) for one in names
@@ -126,7 +129,8 @@ def run(
         results = [
             run_suite(
                 loaded, opened, one, folder / slug(one.name), seeds=seed, budgets=budget,
-                recording_ids=recording, threads=threads, command=_command(), progress=progress,
+                recording_ids=recording, threads=threads, command=_command(),
+                description=description, link=link, progress=progress,
             )
             for one in choices
         ]  # fmt: skip
@@ -152,7 +156,7 @@ def score(
         ),
     ] = None,
     description: DescriptionOption = "",
-    link: Annotated[str, typer.Option(help="Address of its code or paper.")] = "",
+    link: LinkOption = "",
     out: Annotated[Path, typer.Option(help="Folder for what is found.")] = Path("runs/leaderboard"),
     cache: CacheOption = None,
     store: StoreOption = None,
@@ -176,6 +180,10 @@ def score(
         command=_command(),
     )  # fmt: skip
     folder = out / slug(loaded.name) / slug(name)
+    if (folder / "parts").is_dir():
+        raise SuiteError(
+            f"{folder} holds a run of `spikedata leaderboard run`: give another --name or --out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "predictions.arrow", predictions.read_bytes())
     write_whole(folder / "result.json", result.model_dump_json(indent=1) + "\n")

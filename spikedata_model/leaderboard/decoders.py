@@ -135,7 +135,7 @@ def _third_party(file: str, attribute: str, name: str | None) -> Choice:
     module = _load_file(Path(file)) if file.endswith(".py") else _load_module(file)
     found = getattr(module, attribute, None)
     if not callable(found):
-        names = [one for one in vars(module) if not one.startswith("_")]
+        names = [name for name, one in vars(module).items() if hasattr(one, "fit")]
         raise SuiteError(
             f"{where}: there is no class '{attribute}'; {did_you_mean(attribute, names)}"
         )

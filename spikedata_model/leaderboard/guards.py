@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from spikedata.errors import RecordingNotFoundError
 from spikedata.manifest import Asset, list_manifests, load_manifest
 from spikedata.store import Store
 from spikedata_model.errors import LeakError, SuiteError
@@ -38,7 +37,9 @@ def check_pins(suite: Suite, store: Store, recording_ids: Sequence[str]) -> dict
         If the manifest lacks a recording or pins another file than the suite, the store lacks it,
         or it was made from another file or by other rules than the manifest's. All are named.
     """
-    problems, found = [], {}
+    problems: list[str] = []
+    found: dict[str, str] = {}
+    absent: dict[str, list[str]] = {}
     for group in suite.groups:
         wanted = {name: pin for name, pin in group.recordings.items() if name in recording_ids}
         if not wanted:
@@ -56,14 +57,24 @@ def check_pins(suite: Suite, store: Store, recording_ids: Sequence[str]) -> dict
                     f"{' and '.join(_hashes(asset)) or 'nothing'}"
                 )
                 continue
+            if name not in store:
+                absent.setdefault(manifest.name, []).append(name)
+                continue
             problem = _conflict(store, name, pin, dataset.harmonize.model_dump(mode="json"))
             if problem is not None:
                 problems.append(f"{name}: {problem} (manifest '{manifest.name}')")
+                continue
             found[name] = pin
+    problems += [
+        f"{', '.join(names)}: not in the store; `spikedata fetch` and `spikedata ingest` the "
+        f"manifest '{manifest}'"
+        for manifest, names in absent.items()
+    ]
     if problems:
+        wrong = len(set(recording_ids) - found.keys())
         raise SuiteError(
-            f"{suite.name}: {len(problems)} of {len(recording_ids)} recordings in {store.path} are "
-            f"not what the suite is of: {'; '.join(problems)}."
+            f"{suite.name}: {wrong} of {len(recording_ids)} recordings in {store.path} are not "
+            f"what the suite is of: {'; '.join(problems)}."
         )
     return found
 
@@ -75,10 +86,7 @@ def _hashes(asset: Asset) -> list[str]:
 
 def _conflict(store: Store, name: str, pin: str, rules: object) -> str | None:
     """Return how a stored recording differs from what is pinned."""
-    try:
-        provenance = store.provenance(name)
-    except RecordingNotFoundError:
-        return "the store does not have it: `spikedata fetch` and `spikedata ingest` it"
+    provenance = store.provenance(name)
     kind, _, value = pin.partition(":")
     asset = provenance.get("asset")
     stored = asset.get(kind) if isinstance(asset, dict) else None
@@ -96,10 +104,10 @@ def _conflict(store: Store, name: str, pin: str, rules: object) -> str | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """One thing that a decoder had seen, as it was named, and what else it may be called."""
+    """One thing that a decoder had seen, as a message names it, and all that it may be called."""
 
     name: str
-    also: tuple[str, ...] = ()
+    also: tuple[str, ...]  # its recording id first, or what was given
 
 
 def expand_pretraining(given: Iterable[str]) -> list[Seen]:

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 COLUMNS = ("recording_id", "budget", "seed", "time", "channel", "predicted")
+NOT_ARROW = "is no whole Arrow IPC file (write it with new_file, not with new_stream)"
 NEAR = 1e-6  # s by which a time of a file may differ from that of the sample
 
 
@@ -220,10 +221,10 @@ def _open(path: Path) -> pa.Table:
         table.validate(full=True)
     except OSError as error:
         if isinstance(error, pa.ArrowException) or error.strerror is None:
-            raise SuiteError(f"{path} is no whole Arrow IPC file: {_first_line(error)}.") from None
+            raise SuiteError(f"{path} {NOT_ARROW}: {_first_line(error)}.") from None
         raise SuiteError(f"{path} cannot be read: {error.strerror}.") from None
     except (pa.ArrowException, ValueError, MemoryError, OverflowError) as error:
-        raise SuiteError(f"{path} is no whole Arrow IPC file: {_first_line(error)}.") from None
+        raise SuiteError(f"{path} {NOT_ARROW}: {_first_line(error)}.") from None
     return table
 
 

@@ -72,7 +72,7 @@ class Summary(FileModel):
 
     ``mean`` is over recordings, of each of which the mean over seeds is taken; ``sd`` is over
     recordings (population: nan for one). ``low`` and ``high`` are the 95 % interval of the
-    bootstrap over trials and seeds, see docs/leaderboard.md.
+    bootstrap over trials and seeds, see docs/scores.md.
     """
 
     group: str
@@ -122,7 +122,7 @@ class Pretraining(FileModel):
 
 
 class Trace(FileModel):
-    """A few seconds of truth and estimate, for a picture: of the last budget and the first seed."""
+    """A few seconds of truth and estimate, for a picture: of the main budget and the first seed."""
 
     recording_id: str
     columns: tuple[str, ...]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from spikedata.errors import SpikedataError
 from spikedata.files import write_whole
 from spikedata.options import FileModel
 from spikedata.progress import Progress, silent
@@ -24,8 +25,8 @@ from spikedata.store import Store
 from spikedata_model.errors import LeakError, SuiteError
 from spikedata_model.leaderboard.cost import Cost
 from spikedata_model.leaderboard.decoders import Choice
-from spikedata_model.leaderboard.guards import check_causal, check_pretraining, differs
-from spikedata_model.leaderboard.measuring import Energy, commit, step_times
+from spikedata_model.leaderboard.guards import check_causal, check_pretraining
+from spikedata_model.leaderboard.measuring import Energy, commit
 from spikedata_model.leaderboard.predictions import (
     Key,
     check_answer,
@@ -33,15 +34,15 @@ from spikedata_model.leaderboard.predictions import (
     read_predictions,
     write_predictions,
 )
-from spikedata_model.leaderboard.protocol import Entrant, HasCost, LiveEntrant, Rules
+from spikedata_model.leaderboard.protocol import Entrant, Rules
 from spikedata_model.leaderboard.result import Fitted, Pretraining, Result
 from spikedata_model.leaderboard.scoring import open_tasks, result_of
+from spikedata_model.leaderboard.stepping import cost_of, mean_cost
 from spikedata_model.leaderboard.suite import Budget, Suite
 from spikedata_model.leaderboard.tasks import Task, detached
 
 __all__ = ["run_suite"]
 
-LIVE_SECONDS = 30.0  # of neural time that a live decoder is stepped through to be timed
 PART, PREDICTIONS, RESULT, LOCK = "part.json", "predictions.arrow", "result.json", "lock"
 
 
@@ -83,6 +84,8 @@ def run_suite(
     recording_ids: Sequence[str] | None = None,
     threads: int | None = None,
     command: str = "",
+    description: str = "",
+    link: str = "",
     progress: Progress = silent,
 ) -> Result:
     """Fit a decoder on every budget and seed of a suite, score it, and write what was found.
@@ -104,6 +107,8 @@ def run_suite(
         Cores to work on; all that this process may use when not given.
     command : str
         What is to be given to repeat it.
+    description, link : str
+        A line about the decoder, the first of its docstring when not given; the address of its code.
     progress : Progress
         Told of every fit.
 
@@ -132,11 +137,12 @@ def run_suite(
     result = result_of(
         suite, tasks, predictions, choice.name, kind=choice.kind,
         causality="tested" if suite.causal else "free", pretraining=pretraining, command=command,
-        description=(type(first).__doc__ or "").strip().partition("\n")[0],
+        description=description or (type(first).__doc__ or "").strip().partition("\n")[0],
+        link=link,
     ).model_copy(
         update={
             "fitted": tuple(one.fitted for one in parts),
-            "cost": _mean_cost([one.cost for one in parts if one.cost is not None]),
+            "cost": mean_cost([one.cost for one in parts if one.cost is not None]),
             "wall_seconds": sum(o.fitted.fit_seconds + o.fitted.predict_seconds for o in parts),
             "energy_joules": _total([one.energy_joules for one in parts]),
         }
@@ -237,11 +243,14 @@ def _fit(
     entrant = choice.make()
     with Energy() as energy:
         began = time.perf_counter()
-        entrant.fit([one.session(job.budget, job.seed) for one in job.tasks], rules)
+        sessions = [one.session(job.budget, job.seed) for one in job.tasks]
+        with _named_failure(choice, f"fit on {_named(job)}"):
+            entrant.fit(sessions, rules)
         fitted = time.perf_counter()
         witness = _copy_of(entrant) if suite.causal else entrant
         asked = time.perf_counter()
-        answers = {one.recording_id: _answers(entrant, one, choice.name) for one in job.tasks}
+        with _named_failure(choice, f"predict {_named(job)}"):
+            answers = {one.recording_id: _answers(entrant, one, choice.name) for one in job.tasks}
         ended = time.perf_counter()
     for task in job.tasks:
         if suite.causal:
@@ -261,7 +270,7 @@ def _fit(
             fit_seconds=fitted - began, predict_seconds=ended - asked, decoded_seconds=decoded,
             about=_about(entrant),
         ),
-        cost=_cost(entrant, job, answers, (ended - asked) / decoded),
+        cost=cost_of(entrant, job.tasks, answers, (ended - asked) / decoded),
         energy_joules=energy.joules,
     )  # fmt: skip
     write_predictions(folder / PREDICTIONS, {one.recording_id: one for one in job.tasks}, found)
@@ -294,6 +303,22 @@ def _finished(job: _Job, folder: Path, key: str) -> tuple[Part, dict[Key, np.nda
     return (part, found) if whole else None
 
 
+@contextmanager
+def _named_failure(choice: Choice, what: str) -> Iterator[None]:
+    """Say of an error in somebody else's decoder that it is theirs, and where."""
+    try:
+        yield
+    except SpikedataError:
+        raise
+    except Exception as error:
+        if choice.kind == "spikedata":
+            raise
+        raise SuiteError(
+            f"The decoder '{choice.name}' could not {what}: {type(error).__name__}: {error}. Mend "
+            "it; `spikedata --debug leaderboard run …` shows where."
+        ) from error
+
+
 def _answers(entrant: Entrant, task: Task, name: str) -> list[np.ndarray]:
     """Return what a decoder says of each segment of a recording."""
     return [
@@ -310,73 +335,6 @@ def _about(entrant: Entrant) -> dict:
     about = getattr(entrant, "about", None)
     given = about() if callable(about) else {}
     return json.loads(json.dumps(given, default=str), parse_constant=str)
-
-
-def _cost(
-    entrant: Entrant, job: _Job, answers: Mapping[str, list[np.ndarray]], latency: float
-) -> Cost | None:
-    """Return what decoding takes: as the decoder says, and as it is timed."""
-    stated = Cost()
-    if isinstance(entrant, HasCost):
-        stated = _mean_cost([entrant.cost(one.recording_id) for one in job.tasks]) or stated
-    if not job.tasks[0].suite.causal or not isinstance(entrant, LiveEntrant):
-        return stated.model_copy(update={"normalised_latency": latency})
-    seconds, neural = [], 0.0
-    for task in job.tasks:
-        times, passed = _step_through(entrant, task, answers[task.recording_id], job.tasks)
-        seconds += times
-        neural += passed
-    p50, p99 = step_times(seconds)
-    update = {"step_p50": p50, "step_p99": p99, "normalised_latency": sum(seconds) / neural}
-    return stated.model_copy(update=update)
-
-
-def _step_through(
-    entrant: LiveEntrant, task: Task, answers: list[np.ndarray], tasks: Sequence[Task]
-) -> tuple[list[float], float]:
-    """Return the seconds of each live step, and the neural time that they covered.
-
-    Raises
-    ------
-    SuiteError
-        If a live estimate is another than that of `predict`.
-    """
-    seconds, passed = [], 0.0
-    step = task.suite.step or 0.0
-    for segment, answer in zip(task.test, answers, strict=True):
-        if passed >= LIVE_SECONDS / len(tasks):
-            break
-        edges, row = segment.estimates(step)
-        entrant.begin(task.recording_id, segment.start)
-        live, begin = np.empty((len(edges), answer.shape[1])), segment.start
-        for at, edge in enumerate(edges.tolist()):
-            lo, hi = np.searchsorted(segment.spike_time, [begin, edge])
-            spikes = segment.spike_time[lo:hi].copy(), segment.spike_unit[lo:hi].copy()
-            began = time.perf_counter()
-            live[at] = entrant.step(*spikes, edge)
-            seconds.append(time.perf_counter() - began)
-            begin = edge
-        off = differs(task, answer, live[row])
-        if off.any():
-            at = int(np.argmax(off))
-            raise SuiteError(
-                f"{task.suite.name}, {task.recording_id}: at {segment.time[at]:.3f} s the live "
-                f"estimate is {live[row][at].tolist()}, `predict` says {answer[at].tolist()}; they "
-                "must be the same."
-            )
-        passed += float(edges[-1]) - segment.start if len(edges) else 0.0
-    return seconds, max(passed, step)
-
-
-def _mean_cost(costs: Sequence[Cost]) -> Cost | None:
-    """Return the mean of every field that all of them state."""
-    if not costs:
-        return None
-    found = {}
-    for name in Cost.model_fields:
-        values = [getattr(one, name) for one in costs]
-        found[name] = None if any(one is None for one in values) else float(np.mean(values))
-    return Cost.model_validate(found)
 
 
 def _total(values: Sequence[float | None]) -> float | None:

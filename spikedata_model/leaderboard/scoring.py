@@ -14,7 +14,7 @@ from spikedata.progress import Progress, silent
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.errors import SuiteError
-from spikedata_model.leaderboard.guards import check_pins, check_pretraining
+from spikedata_model.leaderboard.guards import check_pins, check_pretraining, expand_pretraining
 from spikedata_model.leaderboard.measuring import commit, machine
 from spikedata_model.leaderboard.metrics import (
     Sums,
@@ -112,8 +112,9 @@ def score_file(
     LeakError
         If it was pretrained on the test side.
     """
-    seen = tuple(pretrained_on)
-    check_pretraining(suite, seen)
+    given = tuple(pretrained_on)
+    check_pretraining(suite, given)
+    seen = tuple(one.also[0] for one in expand_pretraining(given))
     tasks = open_tasks(suite, store)
     predictions = read_predictions(path, suite, tasks)
     used = {key.recording_id for key in predictions}
@@ -356,7 +357,8 @@ def _traces(
         keys = [key for key in sorted(predictions, key=_order(suite)) if key.recording_id == name]
         if not keys:
             continue
-        shown = next(key for key in keys if key.budget == keys[-1].budget)
+        main = [key for key in keys if key.budget == suite.main_budget]
+        shown = (main or keys)[0]
         lo, hi = _liveliest(task)
         rows = np.arange(lo, hi)[:: -(-(hi - lo) // TRACE_POINTS)]
         channels = range(min(TRACE_CHANNELS, task.truth.shape[1]))

@@ -263,6 +263,12 @@ class Suite(FileModel):
         return {name: group for group in self.groups for name in group.recordings}
 
     @property
+    def main_budget(self) -> str:
+        """The budget that ranks: all labels or, where no budget is that, the last one."""
+        names = [one.name for one in self.budgets]
+        return "all" if "all" in names else names[-1]
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of all fields but the words for people: two suites that score alike share it."""
         words = {"title", "description", "references", "gap_reason"}

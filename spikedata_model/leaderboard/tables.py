@@ -208,11 +208,11 @@ def slug(name: str) -> str:
 def rank(results: Sequence[Result], suite: Suite) -> list[Result]:
     """Return the results of a suite, the best first.
 
-    The mean over groups of the last budget's means decides. Last come those that are not complete,
-    or of another version of the suite.
+    The mean over groups of the means with the main budget decides. Last come those that are not
+    complete, or of another version of the suite.
     """
     mine = [one for one in results if one.suite == suite.name]
-    last = suite.budgets[-1].name
+    last = suite.main_budget
 
     def order(one: Result) -> tuple[bool, float]:
         means = [cell.mean for cell in one.summaries if cell.budget == last]

@@ -308,7 +308,7 @@ class Data:
 
 
 class Gru(BinnedEntrant):
-    """A recurrent network for every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
+    """A recurrent network for every recording, over bins of spike counts.
 
     A race of bins, sizes, dropout and learning rates on the validation split; the winner goes on
     with a learning rate that falls to 0, and its best look at the validation split is kept. It is

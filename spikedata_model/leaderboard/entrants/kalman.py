@@ -324,7 +324,7 @@ def _fit(
 
 
 class Kalman(BinnedEntrant):
-    """A Kalman filter for every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
+    """A Kalman filter for every recording, a smoother where a suite is not causal.
 
     The state is the target in the last one to three bins. Where the suite is not causal, states are
     smoothed. Chosen on the validation split, one setting after the other, see `Settings`; then

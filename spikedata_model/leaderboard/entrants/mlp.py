@@ -219,7 +219,7 @@ def runner(data: Data, settings: Settings, seed: int) -> Runner[Network]:
 
 
 class Mlp(BinnedEntrant):
-    """A perceptron for every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
+    """A perceptron for every recording, on the spike counts around a sample.
 
     Two races on the validation split: of windows (width of the bins and how far they reach), then
     of sizes, dropout, weight decay and learning rate on the window that won. The winner goes on

@@ -17,7 +17,7 @@ KERNELS = (0.02, 0.03, 0.05, 0.08, 0.12)  # s
 
 
 class Ridge(BinnedEntrant):
-    """Ridge regression for every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
+    """Ridge regression for every recording, its penalty, bins and lags chosen on validation.
 
     As the Wiener filter, with more to choose: bins and how far they reach, counts or their square
     roots, a fine grid of penalties, and whether training time that is not scored counts less.

@@ -17,7 +17,7 @@ KERNELS = (0.02, 0.05, 0.1)  # s
 
 
 class Wiener(BinnedEntrant):
-    """A Wiener filter of every recording, see `spikedata_model.leaderboard.protocol.Entrant`.
+    """A Wiener filter for every recording: a linear map of lagged spike counts.
 
     Least squares on spike counts in bins over half a second or one before a sample, and after it
     where the suite is not causal (as far as its context goes). The bins are chosen on the

@@ -30,6 +30,10 @@ class Constant:
     def predict(self, segment):
         return np.tile(self.mean[segment.recording_id], (len(segment.time), 1))
 
+class Broken(Constant):
+    def predict(self, segment):
+        return 1 / 0
+
 class NoPredict:
     def fit(self, sessions, rules): ...
 
@@ -226,6 +230,8 @@ REFUSED = {
         "run --suite suite.toml --store store --decoder mine.py:Constan", "did you mean"),
     "no predict": (
         "run --suite suite.toml --store store --decoder mine.py:NoPredict", "no method `predict`"),
+    "one link for two": (
+        "run --suite suite.toml --store store --decoder wiener,ridge --link x", "or --link"),
     "arguments": (
         "run --suite suite.toml --store store --decoder mine.py:Asks", "without arguments"),
     "a broken file": (
@@ -262,6 +268,28 @@ def test_what_cannot_be_done_is_said_in_a_sentence(spikedata, tmp_path, name):
     assert message in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_in_a_strangers_code_is_said_to_be_theirs(spikedata):
+    ended = spikedata(RUN.replace("Constant", "Broken"))
+
+    said = " ".join(ended.err.split())
+    assert ended.code == 2
+    assert "The decoder 'Broken' could not predict lab/one: ZeroDivisionError: division" in said
+    assert "bug in spikedata" not in said
+
+
+def test_a_file_does_not_take_the_place_of_a_run(spikedata, tmp_path):
+    spikedata(f"{RUN} --name mine --link https://example.org/code")
+    kept = (tmp_path / "runs/leaderboard/made-up/mine/result.json").read_bytes()
+
+    ended = spikedata("score --suite suite.toml --store store --name mine --predictions "
+                      "runs/leaderboard/made-up/mine/predictions.arrow")  # fmt: skip
+
+    assert ended.code == 2
+    assert "holds a run of" in " ".join(ended.err.split())
+    assert (tmp_path / "runs/leaderboard/made-up/mine/result.json").read_bytes() == kept
+    assert json.loads(kept)["link"] == "https://example.org/code"
 
 
 def test_every_decoder_that_is_listed_can_be_made():

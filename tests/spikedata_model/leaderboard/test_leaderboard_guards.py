@@ -183,7 +183,7 @@ def test_a_recording_that_is_not_there_is_named_with_what_to_do(tmp_path):
     suite = write_suite(tmp_path)
     store = fill_store(tmp_path, [make_session("one", 0)])
 
-    with pytest.raises(SuiteError, match="lab/two: the store does not have it: `spikedata fetch`"):
+    with pytest.raises(SuiteError, match=r"1 of 2 .*: lab/two: not in the store; `sp"):
         open_tasks(suite, store)
 
 
