@@ -108,7 +108,7 @@ def run_suite(
     command : str
         What is to be given to repeat it.
     description, link : str
-        A line about the decoder, the first of its docstring when not given; the address of its code.
+        A line about the decoder, the first of its docstring when not given; where its code is.
     progress : Progress
         Told of every fit.
 
