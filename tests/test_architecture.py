@@ -294,7 +294,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "spikedata_model.finetune": {"pydantic"},
     "spikedata_model.labels": {"numpy"},
     "spikedata_model.leaderboard": set(),
-    "spikedata_model.leaderboard.cost": set(),
+    "spikedata_model.leaderboard.cost": {"pydantic"},
     "spikedata_model.leaderboard.decoders": set(),
     "spikedata_model.leaderboard.division": {"numpy"},
     "spikedata_model.leaderboard.entrants": set(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ConfigDict
+
 from spikedata.options import FileModel
 
 __all__ = ["Cost"]
@@ -30,6 +32,8 @@ class Cost(FileModel):
     normalised_latency : float, optional
         Seconds of computing per second of neural time, step by step where a decoder can do that.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     parameters: float = 0
     bytes: float = 0

@@ -252,25 +252,27 @@ def _fit(
         with _named_failure(choice, f"predict {_named(job)}"):
             answers = {one.recording_id: _answers(entrant, one, choice.name) for one in job.tasks}
         ended = time.perf_counter()
-    for task in job.tasks:
-        if suite.causal:
+    decoded = sum(one.end - one.start for task in job.tasks for one in task.test)
+    with _named_failure(choice, f"be tested on {_named(job)}"):
+        for task in job.tasks if suite.causal else ():
             check_causal(witness, task, answers[task.recording_id], job.seed)
+        about = _about(entrant)
+        cost = cost_of(entrant, job.tasks, answers, (ended - asked) / decoded)
     found = {
         Key(task.recording_id, job.budget.name, job.seed): np.concatenate(
             answers[task.recording_id]
         )
         for task in job.tasks
     }
-    decoded = sum(one.end - one.start for task in job.tasks for one in task.test)
     part = Part(
         key=key,
         predictions_sha256=hash_of(found),
         fitted=Fitted(
             recordings=tuple(answers), budget=job.budget.name, seed=job.seed,
             fit_seconds=fitted - began, predict_seconds=ended - asked, decoded_seconds=decoded,
-            about=_about(entrant),
+            about=about,
         ),
-        cost=cost_of(entrant, job.tasks, answers, (ended - asked) / decoded),
+        cost=cost,
         energy_joules=energy.joules,
     )  # fmt: skip
     write_predictions(folder / PREDICTIONS, {one.recording_id: one for one in job.tasks}, found)

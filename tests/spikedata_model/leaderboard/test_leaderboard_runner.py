@@ -381,6 +381,26 @@ def test_two_processes_do_not_work_on_one_part(world, tmp_path):
     assert len(result.scores) == 1
 
 
+class Boasting(Counting):
+    def cost(self, recording_id):
+        return Cost(macs=float("nan"))
+
+
+class Silent(Counting):
+    def about(self):
+        raise RuntimeError("nothing to say")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(Boasting, "could not be tested on lab/one: ValidationError"), (Silent, "nothing to say")],
+)
+def test_what_a_decoder_says_of_itself_must_be_sound(world, tmp_path, made, message):
+    with pytest.raises(SuiteError, match=message):
+        run(world, tmp_path / "run", made)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 class Together(Counting):
     """Notes how many sessions each fit had."""
 
