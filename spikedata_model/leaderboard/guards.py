@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -142,13 +142,7 @@ def _names_of(asset: Asset) -> tuple[str, ...]:
     return asset.session, PurePosixPath(asset.path).name, PurePosixPath(asset.path).stem
 
 
-def check_pretraining(
-    suite: Suite,
-    given: Iterable[str],
-    *,
-    fingerprints: Mapping[str, str] | None = None,
-    unit_ids: Iterable[str] = (),
-) -> None:
+def check_pretraining(suite: Suite, given: Iterable[str], *, unit_ids: Iterable[str] = ()) -> None:
     """Refuse a decoder that has seen a recording or a session of the test side.
 
     Names are compared without case, whole or by their last part, with the ending of a data file and
@@ -161,8 +155,6 @@ def check_pretraining(
         All of its recordings are its test side.
     given : iterable of str
         Recordings, sessions, hashes as ``"sha256:…"``, or ``"manifest:NAME"``.
-    fingerprints : mapping of str to str
-        Fingerprints of what was seen, by recording; compared by `run_suite` with those it scores.
     unit_ids : iterable of str
         Units that a model has rows for.
 
