@@ -22,6 +22,7 @@ __all__ = ["check_causal", "check_pins", "check_pretraining", "differs", "expand
 SAME = 1e-4  # of a channel's deviation: what rounding may change, and no spike may
 ROUNDED = 1e-6  # of a channel's largest answer: what is left of float32 far from 0
 ENDINGS = (".nwb", ".h5", ".hdf5", ".mat", ".npz", ".npy", ".zarr", ".parquet", ".arrow", ".pkl")
+SHOWN = 3  # absent recordings that are named
 PROBES = 3  # times that the future of a recording is taken away
 
 
@@ -66,9 +67,10 @@ def check_pins(suite: Suite, store: Store, recording_ids: Sequence[str]) -> dict
                 continue
             found[name] = pin
     problems += [
-        f"{', '.join(names)}: not in the store; `spikedata fetch` and `spikedata ingest` the "
-        f"manifest '{manifest}'"
+        f"{', '.join(names[:SHOWN])}{f' and {more} more' if more else ''}: not in the store; "
+        f"`spikedata fetch` and `spikedata ingest` the manifest '{manifest}'"
         for manifest, names in absent.items()
+        for more in [max(0, len(names) - SHOWN)]
     ]
     if problems:
         wrong = len(set(recording_ids) - found.keys())
