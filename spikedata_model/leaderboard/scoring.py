@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from spikedata.intervals import IntervalSet
-from spikedata.progress import Progress, silent
 from spikedata.store import Store
 from spikedata.version import __version__
 from spikedata_model.errors import SuiteError
@@ -139,13 +138,11 @@ def result_of(
     description: str = "",
     link: str = "",
     command: str = "",
-    progress: Progress = silent,
 ) -> Result:
     """Return the scores of predictions with everything that is known of where they come from."""
     trials = {name: _trials(task) for name, task in tasks.items()}
     scores, sums = [], {}
-    for done, key in enumerate(sorted(predictions, key=_order(suite))):
-        progress("scoring", done, len(predictions))
+    for key in sorted(predictions, key=_order(suite)):
         task = tasks[key.recording_id]
         trial = trials[key.recording_id]
         by_phase = {
@@ -153,7 +150,6 @@ def result_of(
         }
         scores.append(_score(task, key, by_phase))
         sums[key] = by_phase[task.scored]
-        progress("scoring", done + 1, len(predictions))
     left_out = [
         LeftOut(recording_id=name, budget=budget.name, reason=reason)
         for name, task in tasks.items()
@@ -227,7 +223,7 @@ def _score(task: Task, key: Key, sums: Mapping[str, Sums]) -> Score:
         recording_id=key.recording_id,
         budget=key.budget,
         seed=key.seed,
-        labelled_seconds=sum(one.end - one.start for one in task.session(budget, key.seed).train),
+        labelled_seconds=task.labelled_seconds(budget, key.seed),
         score=value_of(phases[task.scored], task.suite.metric),
         phases=phases,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Task:
         """What is decoded."""
         return self.recording.series[self.group.target]
 
-    @property
+    @cached_property
     def time(self) -> np.ndarray:
         """Times of all samples of `test`, shape (K,), in order."""
         return np.concatenate([one.time for one in self.test])
@@ -76,7 +77,7 @@ class Task:
         """The phase on which the score is taken."""
         return self.group.evaluate_on or ALL
 
-    @property
+    @cached_property
     def samples_hash(self) -> str:
         """SHA-256 of the times, the true values and the marks of the scored samples."""
         digest = hashlib.sha256(repr(self.target.columns).encode())
@@ -91,6 +92,10 @@ class Task:
         except ConfigError as error:
             return str(error)
         return None
+
+    def labelled_seconds(self, budget: Budget, seed: int) -> float:
+        """Return how much training time a budget gives; errors as `session`."""
+        return limit(self.recording, self.parts, self.group, budget, seed)["train"].duration
 
     def session(self, budget: Budget, seed: int) -> Session:
         """Return what a decoder may learn from, with the labels of a budget; arrays of its own.

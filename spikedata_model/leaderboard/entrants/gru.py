@@ -24,6 +24,7 @@ from spikedata_model.leaderboard.entrants.labelled import (
 from spikedata_model.leaderboard.entrants.live import BinnedEntrant, ChainModel
 from spikedata_model.leaderboard.entrants.training import (
     Batch,
+    CountNetwork,
     Runner,
     alone,
     race,
@@ -70,15 +71,13 @@ CANDIDATES = (
 )
 
 
-class Network(nn.Module):
+class Network(CountNetwork):
     """A GRU on square roots of counts, or two, and a linear map of their states.
 
     Parameters
     ----------
-    mean, sd : ndarray, shape (U,)
-        Of the square roots, which are taken off and divided by.
-    start : ndarray, shape (C,), or None
-        Expected counts that a network of rates begins with.
+    mean, sd, start
+        See `CountNetwork`; D is the number of units U.
     n_channels : int
         C.
     settings : Settings
@@ -101,16 +100,12 @@ class Network(nn.Module):
         *,
         both: bool,
     ) -> None:
-        super().__init__()
-        self.mean = nn.Buffer(torch.as_tensor(mean, dtype=torch.float32))
-        self.inverse = nn.Buffer(torch.as_tensor(1 / sd, dtype=torch.float32))
+        super().__init__(mean, sd, start)
         self.onward = nn.GRU(len(mean), settings.hidden)
         self.back = nn.GRU(len(mean), settings.hidden) if both else None
         self.dropout = nn.Dropout(settings.dropout)
         self.last = nn.Linear(settings.hidden * (2 if both else 1), n_channels)
         nn.init.zeros_(self.last.bias)
-        rates = np.ones(0) if start is None else start
-        self.start = nn.Buffer(torch.as_tensor(rates, dtype=torch.float32))
 
     def forward(self, given: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Return estimates (T, N, C) after every bin.
@@ -136,17 +131,9 @@ class Network(nn.Module):
             states = torch.cat([states, behind], dim=-1)
         return self.estimates(states)
 
-    def scaled(self, counts: torch.Tensor) -> torch.Tensor:
-        """Return what is read of counts (..., U)."""
-        return (counts.to(self.mean.dtype).sqrt() - self.mean) * self.inverse
-
     def estimates(self, states: torch.Tensor) -> torch.Tensor:
         """Return estimates (..., C) from states: in sd from the mean, or expected counts."""
-        out = self.last(self.dropout(states))
-        if not len(self.start):
-            return out
-        # Softplus, which is 1 at the start; never 0, so that its logarithm exists.
-        return self.start * (nn.functional.softplus(out + 0.5413) + 1e-4)
+        return self.answer(self.last(self.dropout(states)))
 
 
 class Chain:

@@ -23,6 +23,7 @@ from spikedata_model.leaderboard.entrants.labelled import (
 from spikedata_model.leaderboard.entrants.live import BinnedEntrant, WindowModel
 from spikedata_model.leaderboard.entrants.training import (
     Batch,
+    CountNetwork,
     Runner,
     alone,
     race,
@@ -82,15 +83,13 @@ def _variants(best: Settings, *, phases: bool) -> list[Settings]:
     return result
 
 
-class Network(nn.Module):
+class Network(CountNetwork):
     """Layers of ``hidden`` units with layer norm, GELU and dropout, on square roots of counts.
 
     Parameters
     ----------
-    mean, sd : ndarray, shape (D,)
-        Of the square roots, which are taken off and divided by.
-    start : ndarray, shape (C,), or None
-        Expected counts that a network of rates begins with.
+    mean, sd, start
+        See `CountNetwork`.
     n_channels : int
         C.
     settings : Settings
@@ -105,9 +104,7 @@ class Network(nn.Module):
         n_channels: int,
         settings: Settings,
     ) -> None:
-        super().__init__()
-        self.mean = nn.Buffer(torch.as_tensor(mean, dtype=torch.float32))
-        self.inverse = nn.Buffer(torch.as_tensor(1 / sd, dtype=torch.float32))
+        super().__init__(mean, sd, start)
         layers: list[nn.Module] = [nn.Dropout(settings.dropped_counts)]
         size = len(mean)
         for _ in range(settings.depth):
@@ -119,17 +116,10 @@ class Network(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(size, n_channels)
         nn.init.zeros_(self.last.bias)
-        rates = np.ones(0) if start is None else start
-        self.start = nn.Buffer(torch.as_tensor(rates, dtype=torch.float32))
 
     def forward(self, counts: torch.Tensor) -> torch.Tensor:
         """Return estimates (P, C) in sd from the mean, or expected counts, of counts (P, D)."""
-        x = (counts.to(self.mean.dtype).sqrt() - self.mean) * self.inverse
-        out = self.last(self.layers(x))
-        if not len(self.start):
-            return out
-        # Softplus, which is 1 at the start; never 0, so that its logarithm exists.
-        return self.start * (nn.functional.softplus(out + 0.5413) + 1e-4)
+        return self.answer(self.last(self.layers(self.scaled(counts))))
 
 
 class Readout:

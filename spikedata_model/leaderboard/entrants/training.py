@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["Batch", "Runner", "alone", "race", "weighted_loss"]
+__all__ = ["Batch", "CountNetwork", "Runner", "alone", "race", "weighted_loss"]
 
 Batch = tuple[Any, torch.Tensor, torch.Tensor]  # what a network takes, truth, weight
 Network = TypeVar("Network", bound=nn.Module)
@@ -53,6 +53,36 @@ def weighted_loss(
     """
     loss = found - truth * torch.log(found) if rates else (found - truth).square()
     return (loss.mean(dim=-1) * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+class CountNetwork(nn.Module):
+    """What networks share that read square roots of counts, and answer in sd or expected counts.
+
+    Parameters
+    ----------
+    mean, sd : ndarray, shape (D,)
+        Of the square roots, which are taken off and divided by.
+    start : ndarray, shape (C,), or None
+        Expected counts that a network of rates begins with.
+    """
+
+    def __init__(self, mean: np.ndarray, sd: np.ndarray, start: np.ndarray | None) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.as_tensor(mean, dtype=torch.float32))
+        self.inverse = nn.Buffer(torch.as_tensor(1 / sd, dtype=torch.float32))
+        rates = np.ones(0) if start is None else start
+        self.start = nn.Buffer(torch.as_tensor(rates, dtype=torch.float32))
+
+    def scaled(self, counts: torch.Tensor) -> torch.Tensor:
+        """Return what is read of counts (..., D)."""
+        return (counts.to(self.mean.dtype).sqrt() - self.mean) * self.inverse
+
+    def answer(self, out: torch.Tensor) -> torch.Tensor:
+        """Return estimates (..., C): in sd from the mean, or expected counts, of the last layer."""
+        if not len(self.start):
+            return out
+        # Softplus, which is 1 at the start; never 0, so that its logarithm exists.
+        return self.start * (nn.functional.softplus(out + 0.5413) + 1e-4)
 
 
 @dataclass(eq=False)
